@@ -129,6 +129,7 @@ def some_objects(slide_id: str, arrays: str, count: int, rng: np.random.Generato
         "isolated": rng.random(count) < 0.8,
         "touches_edge": rng.random(count) < 0.01,
     }
+    columns |= dict.fromkeys(("focus_plane", "plane_sharpness"), pa.nulls(count))
     for name in ("mean_r", "mean_g", "mean_b"):
         columns[name] = rng.integers(60, 220, count)
     for name in ("score", "overlap", "opacity", "sharpness"):

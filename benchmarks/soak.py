@@ -371,12 +371,12 @@ def _timed(work: object) -> float:
 def _five_rows(slide_id: str, arrays: str) -> pa.Table:
     given = {"slide_id": [slide_id] * ROWS, "arrays": [arrays] * ROWS}
     count = np.arange(ROWS)
-    columns = [
-        pa.array(given[field.name] if field.name in given else count.astype(bool), field.type)
-        if field.name in given or field.type == pa.bool_()
-        else pa.array(count).cast(field.type)
-        for field in OBJECTS_SCHEMA
-    ]
+    columns = []
+    for field in OBJECTS_SCHEMA:
+        values = (
+            count.astype(bool) if field.type == pa.bool_() else [None] * ROWS if field.nullable else count
+        )
+        columns.append(pa.array(given.get(field.name, values)).cast(field.type))
     return pa.Table.from_arrays(columns, schema=OBJECTS_SCHEMA)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from fossilray.cli.output import report_later
-from fossilray.core.config.choices import NO_PREDICTIONS, HeadKind, ResultFormat
+from fossilray.core.config.choices import NO_PREDICTIONS, FocusPlanes, HeadKind, ResultFormat
 from fossilray.core.errors import UsageError
 from fossilray.core.folder_kinds import refuse_output_inside
 
@@ -95,6 +95,13 @@ FollowOption = Annotated[
     typer.Option(
         "--follow/--no-follow",
         help="Show the log until the job ends, and exit with its code; or return at once.",
+    ),
+]
+PlanesOption = Annotated[
+    FocusPlanes | None,
+    typer.Option(
+        help="Focus planes to read: middle (the one that OpenSlide reads), best (detect in extended focus, crop where "
+        "each object is sharpest) or all (detect in every plane); replaces slides.planes.",
     ),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 4 when any slide failed.")]

@@ -12,6 +12,7 @@ from fossilray.cli.options import (
     ClusterOption,
     ConfigOption,
     DryRunOption,
+    PlanesOption,
     RunToWriteOption,
     SetOption,
     SingleWriterOption,
@@ -50,6 +51,7 @@ def process_slides(
             "replaces slides.strict_doubts.",
         ),
     ] = None,
+    planes: PlanesOption = None,
 ) -> None:
     """Detect, crop and embed every object of the slides into a run directory; the same command resumes.
 
@@ -59,8 +61,9 @@ def process_slides(
     from fossilray.jobs.progress import choose_display
     from fossilray.processing.planning.dry_run import plan_run, render_plan
 
-    codes = [] if strict_doubts is None else [f"slides.strict_doubts=[{strict_doubts}]"]
-    chosen = settings(config, [*(set_ or []), *codes], workers)
+    given = [] if strict_doubts is None else [f"slides.strict_doubts=[{strict_doubts}]"]
+    given += [] if planes is None else [f"slides.planes={planes}"]
+    chosen = settings(config, [*(set_ or []), *given], workers)
     if single_writer:
         chosen = chosen.model_copy(update={"store": chosen.store.model_copy(update={"single_writer": True})})
     source, run = slides or chosen.slides.source, run or chosen.store.run
@@ -155,11 +158,13 @@ def trace(
     ] = Path("trace.json"),
     config: ConfigOption = None,
     set_: SetOption = None,
+    planes: PlanesOption = None,
 ) -> None:
     """Process one slide on this machine without committing it, and write a trace of its threads."""
     from fossilray.processing.trace import trace_slide
 
-    traced = trace_slide(slide, settings(config, set_), out_file)
+    given = [] if planes is None else [f"slides.planes={planes}"]
+    traced = trace_slide(slide, settings(config, [*(set_ or []), *given]), out_file)
     usage = traced.usage
     took = (
         f" in {usage.seconds:,.1f} s, {usage.network_busy_s / usage.seconds:.0%} at networks" if usage else ""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from fossilray.core.errors import NAMES_BEFORE, FossilrayError, SlideError, SourceOut
 from fossilray.core.exception_summary import ExceptionSummary, summarise_exception
 
-READABLE_VERSIONS = (4, 5, 6)
+READABLE_VERSIONS = (4, 5, 6, 7)
 """Schema versions of runs and datasets that can be read and resumed; columns that older ones lack are null."""
 
 UNASSIGNED_WELL = "unassigned"
@@ -154,6 +154,8 @@ class SlideSummary:
     """Columns of the user's catalog that fossilray does not know."""
     longest_um_quartiles: tuple[float, ...] | None = None
     """25th, 50th and 75th percentile of the objects' longest side in um; empty without objects."""
+    planes_read: Annotated[int, pa.int32()] | None = None
+    """Number of focus planes that were read. None before version 7."""
 
     def __post_init__(self) -> None:
         _restore_lists(self)

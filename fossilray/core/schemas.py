@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from fossilray.core.records import CatalogRow, Failure, SlideSummary
 
-SCHEMA_VERSION = 6
-"""2: seconds_fetch. 5: losses per pass and boxes_outside in `slides`. 6: doubts, planes, scan_id, mpp_from, extra."""
+SCHEMA_VERSION = 7
+"""2: seconds_fetch. 5: losses per pass and boxes_outside in `slides`. 6: doubts, planes, scan_id, mpp_from, extra. 7:
+focus_plane and plane_sharpness in `objects`, planes_read in `slides`."""
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -92,8 +93,13 @@ OBJECTS_SCHEMA = _schema(
     ("mean_r", pa.uint8(), True),
     ("mean_g", pa.uint8(), True),
     ("mean_b", pa.uint8(), True),
+    ("focus_plane", pa.int32(), True),
+    ("plane_sharpness", pa.list_(pa.float32()), True),
 )
 """Columns of an objects file; `well` is the Hive partition, in its path."""
+
+NEW_OBJECT_COLUMNS = select_names(OBJECTS_SCHEMA, "focus_plane", "plane_sharpness")
+"""Columns that objects files before version 7 lack; they are read as null."""
 
 
 SLIDES_SCHEMA = _schema_of(SlideSummary)

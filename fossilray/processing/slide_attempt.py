@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fossilray.core.config import RunConfig
@@ -19,12 +20,14 @@ from fossilray.core.records import (
     WorkerStatus,
     utc_now,
 )
-from fossilray.core.types import Boxes, Detector, Embedder
+from fossilray.core.types import Boxes, Detector, Embedder, SlideInfo
 from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.objects_table import StoredCrops, objects_table
 from fossilray.processing.detection.detect import Detections, NetworkThreads, detect_objects
 from fossilray.processing.detection.merge import Merged, merge_scanned
+from fossilray.processing.detection.merge_planes import add_detections, merge_planes
 from fossilray.processing.doubts import check_objects, longest_um_quartiles
+from fossilray.processing.focus import FocusedSlide, open_focused
 from fossilray.processing.threads import SlideThreads
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
 from fossilray.slides.doubts.before import check_slide
@@ -89,29 +92,30 @@ class SlideAttempt:
                 max_gigapixels=slides.max_gigapixels,
                 reader=slides.reader,
             ) as slide,
+            open_focused(slide, self._config) as focused,
             self._context.threads,  # end before the slide is closed
         ):
-            before = merge_doubts(self._row, check_slide(slide, mpp=slide.info.mpp))
+            before = merge_doubts(self._row, check_slide(slide, mpp=slide.info.mpp, planes=slides.planes))
             refuse_doubts(self._row.path, before, slides.strict_doubts)
             self._enter("detect")
             try:
-                detections = self._detect(slide)
+                by_plane = self._detect(focused)
             except TooManyUnreadableTiles:
-                slide.check_losses()
+                focused.check_losses()
                 raise
             self._enter("merge")
-            merged = merge_scanned(detections.tiles, info=slide.info, merge=self._config.merge)
+            detections, merged = add_detections(by_plane), self._merge(by_plane, slide.info)
             boxes = merged.boxes
             self._enter("crops")
-            crops = self._extract(slide, boxes, coarsest_level=detections.coarsest_level)
+            crops = self._extract(slide, focused, boxes, coarsest_level=detections.coarsest_level)
             try:
                 self._check_crops(crops, objects=len(boxes))
             except TooManyUnreadableTiles:
-                slide.check_losses()
+                focused.check_losses()
                 raise
             self._enter("write")
-            self._write_picture(slide, boxes)
-            slide.check_losses()
+            self._write_picture(focused.shown, boxes)
+            focused.check_losses()
             tile_doubts = with_losses(
                 before,
                 slide,
@@ -124,25 +128,36 @@ class SlideAttempt:
             refuse_doubts(self._row.path, doubts, slides.strict_doubts)
         table = objects_table(self._row, info, boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
-        summary = self._summarise(slide, detections, merged, crops, doubts)
+        summary = self._summarise(slide, detections, merged, crops, doubts, planes_read=focused.planes)
         if self._store.single_writer:
             self._store.submit_slide(table, summary, crops.files, attempt=self._context.attempt)
             return Outcome(self._row.slide_id, summary=summary, submitted=True)
         won = self._store.commit_slide(table, summary, crops.files, attempt=self._context.attempt)
         return Outcome(self._row.slide_id, summary=summary if won else None)
 
-    def _detect(self, slide: Slide) -> Detections:
-        return detect_objects(
-            slide,
-            self._context.threads.readers,
-            detector=self._models.detector,
-            network_threads=self._models.threads,
-            config=self._config,
-            name=self._row.path,
-            progress=self._progress,
-        )
+    def _detect(self, focused: FocusedSlide) -> list[Detections]:
+        """Detect objects in each plane that is to be searched."""
+        return [
+            detect_objects(
+                plane,
+                self._context.threads.readers,
+                detector=self._models.detector,
+                network_threads=self._models.threads,
+                config=self._config,
+                name=self._row.path,
+                progress=partial(self._progress_of_part, number, len(focused.detected)),
+            )
+            for number, plane in enumerate(focused.detected)
+        ]
 
-    def _extract(self, slide: Slide, boxes: Boxes, *, coarsest_level: int) -> StoredCrops:
+    def _merge(self, by_plane: list[Detections], info: SlideInfo) -> Merged:
+        merge = self._config.merge
+        merged = [merge_scanned(detections.tiles, info=info, merge=merge) for detections in by_plane]
+        return merge_planes(merged, same_iou=merge.same_object_iou)
+
+    def _extract(
+        self, slide: Slide, focused: FocusedSlide, boxes: Boxes, *, coarsest_level: int
+    ) -> StoredCrops:
         embedder = self._models.embedder
         writer = ArrayWriter(
             self._store,
@@ -164,6 +179,7 @@ class SlideAttempt:
             config=self._config,
             coarsest_level=coarsest_level,
             progress=self._progress,
+            source=focused.crop_source,
         )
         self._embed_s = extracted.embed_s
         return extracted.crops
@@ -194,6 +210,8 @@ class SlideAttempt:
         merged: Merged,
         crops: StoredCrops,
         doubts: tuple[Doubt, ...],
+        *,
+        planes_read: int,
     ) -> SlideSummary:
         info = slide.info
         bounds = info.bounds
@@ -246,6 +264,7 @@ class SlideAttempt:
             doubts=doubts,
             longest_um_quartiles=longest_um_quartiles(info, merged.boxes),
             extra=self._row.extra,
+            planes_read=planes_read,
         )
 
     def _enter(self, stage: str) -> None:
@@ -258,6 +277,9 @@ class SlideAttempt:
     def _progress(self, share: float) -> None:
         self._check_deadline()
         self._context.show(WorkerStatus(self._row.slide_id, self.stage, share))
+
+    def _progress_of_part(self, number: int, count: int, share: float) -> None:
+        self._progress((number + share) / count)
 
     def _check_deadline(self) -> None:
         limit_s = self._config.workers.deadline_minutes * 60

@@ -33,7 +33,7 @@ from fossilray.slides.pixel_handle import OpenHandle, PixelHandle
 from fossilray.slides.refusals import check_samples
 from fossilray.slides.slide_handle import describe_slide, open_handle, split_argb
 from fossilray.slides.tiff.limits import check_tiff
-from fossilray.slides.tiff.pixel_format import TiffFormat, read_format
+from fossilray.slides.tiff.pixel_format import TiffFormat, is_ndpi, read_format
 
 _MOST_GIGAPIXELS = 200.0
 
@@ -123,13 +123,16 @@ def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None
 
 
 def level_for(info: SlideInfo, um_per_px: float) -> int:
-    """Return the coarsest level that is at most 5 % coarser than `um_per_px`, else level 0."""
+    """Return the coarsest level that is at most 5 % coarser than `um_per_px`, else level 0.
+
+    Of levels of one size, as OpenSlide lists them for the focus planes of a TIFF, it is the first.
+    """
     fitting = [
-        (level.downsample, number)
+        (level.downsample, -number)
         for number, level in enumerate(info.levels)
         if level.downsample * info.mpp <= um_per_px * LEVEL_TOLERANCE
     ]
-    return max(fitting)[1] if fitting else 0
+    return -max(fitting)[1] if fitting else 0
 
 
 class Slide:
@@ -174,8 +177,10 @@ class Slide:
 
     @cached_property
     def tiff_format(self) -> TiffFormat | None:
-        """Format of the pixels and images of a plain TIFF or an SVS; None for other slides."""
-        return read_format(Path(self.info.path)) if self.info.vendor in ("generic-tiff", "aperio") else None
+        """Format of the pixels and images of a plain TIFF, an SVS or an NDPI; None for other slides."""
+        path = Path(self.info.path)
+        is_known = self.info.vendor in ("generic-tiff", "aperio") or is_ndpi(path.name)
+        return read_format(path) if is_known else None
 
     @property
     def regions_read_directly(self) -> int:

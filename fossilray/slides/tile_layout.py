@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fossilray.core.types import Image
 
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -23,7 +26,9 @@ class StoredTiles:
     """JPEG tiles of one level and their byte ranges in the data files; arrays run over tiles.
 
     file: number of the data file. offset, length: bytes. width, height: px of every tile. as_jpeg: converts a tile's
-    bytes to a complete JPEG, ValueError if their kind is unknown; None if the stored bytes are complete JPEGs.
+    bytes to a complete JPEG, ValueError if their kind is unknown; None if the stored bytes are complete JPEGs. decode:
+    for tiles that are not complete JPEGs and cannot be made so: decodes a tile's bytes into an array (height, width, 3)
+    and returns it, ValueError if they are damaged; True: also for damage that libjpeg only warns of.
     """
 
     file: Ints
@@ -32,6 +37,7 @@ class StoredTiles:
     width: int
     height: int
     as_jpeg: Callable[[bytes], bytes] | None = None
+    decode: Callable[[bytes, Image, bool], Image] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +95,13 @@ class LevelLayout:
         self._cells = np.full((self._rows.count, self._columns.count), -1, np.int32)
         cell = pieces.row - self._rows.first, pieces.column - self._columns.first
         self._cells[cell] = np.arange(len(pieces.tile))
+
+    def with_tiles(self, number: int, tiles: StoredTiles) -> LevelLayout:
+        """Return a level of the same pieces with another number and other stored tiles; it shares their memory."""
+        other = copy(self)
+        other.number = number
+        other.tiles = tiles
+        return other
 
     def touching(self, x: float, y: float, width: int, height: int) -> Ints:
         """Return the numbers of the pieces that touch a window, topmost first; all arguments in px of the level."""

@@ -30,6 +30,8 @@ FROZEN = {
         mean_r uint8
         mean_g uint8
         mean_b uint8
+        focus_plane int32
+        plane_sharpness list<item: float>
     """,
     "SLIDES_SCHEMA": """
         slide_id string not null
@@ -78,6 +80,7 @@ FROZEN = {
         doubts list<doubt>
         extra list<extra>
         longest_um_quartiles list<item: double>
+        planes_read int32
     """,
     "CATALOG_SCHEMA": """
         slide_id string not null
@@ -172,6 +175,7 @@ TYPES = {
     "uint8": pa.uint8(),
     "bool": pa.bool_(),
     "list<item: double>": pa.list_(pa.float64()),
+    "list<item: float>": pa.list_(pa.float32()),
     "list<item: string>": pa.list_(pa.string()),
     "list<doubt>": pa.list_(
         pa.struct(

@@ -51,6 +51,7 @@ def check(objects: Boxes, *, sharpness: float = 60.0, info: SlideInfo | None = N
         np.full(count, sharpness, np.float32),
         np.zeros((count, 3), np.uint8),
         np.zeros(count, np.bool_),
+        np.zeros((count, 0), np.float32),
     )
     doubts = check_objects(info or slide_info(), objects, measures, CropsConfig())
     return {doubt.code: doubt for doubt in doubts}

@@ -76,10 +76,10 @@ def write_jpeg_tiff(path: Path, image: NDArray[np.uint8], kind: JpegTiff, seed: 
             tags[347] = ("B", tables_of(kind))
         tags |= {tag: ("H", values) for tag, values in kind.other_tags.items()}
         directories.append((tags, tiles))
-    path.write_bytes(_assembled(directories, order=kind.byte_order, is_big=kind.is_big))
+    path.write_bytes(assembled(directories, order=kind.byte_order, is_big=kind.is_big))
 
 
-def _assembled(directories: list[tuple[Tags, list[bytes]]], *, order: str, is_big: bool) -> bytes:
+def assembled(directories: list[tuple[Tags, list[bytes]]], *, order: str, is_big: bool) -> bytes:
     """A whole file: tiles, values that do not fit into their entries, directories."""
     pointer = order + ("Q" if is_big else "I")
     mark = b"II" if order == "<" else b"MM"

@@ -70,6 +70,8 @@ def some_objects(slide_id: str, arrays: str, count: int) -> pa.Table:
             columns.append(pa.array(given[field.name], field.type))
         elif field.type == pa.bool_():
             columns.append(pa.array(row % 2 == 0))
+        elif pa.types.is_list(field.type):
+            columns.append(pa.array([[number % 200, 0.5] for number in row.tolist()], field.type))
         else:
             columns.append(pa.array(row % 200).cast(field.type))
     return pa.Table.from_arrays(columns, schema=OBJECTS_SCHEMA)

@@ -178,6 +178,8 @@ def _objects(
         "mean_r": (226 * shades).astype(np.uint8),
         "mean_g": (180 * shades).astype(np.uint8),
         "mean_b": (110 * shades).astype(np.uint8),
+        "focus_plane": pa.nulls(count),
+        "plane_sharpness": pa.nulls(count),
     }
     return pa.Table.from_arrays(
         [pa.array(columns[field.name]).cast(field.type) for field in OBJECTS_SCHEMA], schema=OBJECTS_SCHEMA

@@ -27,12 +27,12 @@ _CATEGORIES = ("slide_id", "well", "genus", "genus_2")
 """Columns of text with few values, which are written as categories."""
 _NUMBERS = (
     *("measured_depth_m", "x_min", "y_min", "x_max", "y_max", "width_um", "height_um", "area_um2", "score"),
-    *("overlap", "opacity", "sharpness", "mean_r", "mean_g", "mean_b"),
+    *("overlap", "opacity", "sharpness", "mean_r", "mean_g", "mean_b", "focus_plane"),
     *("genus_score", "genus_entropy", "genus_2_score"),
 )
 _FLAGS = ("isolated", "touches_edge")
-_LEFT_OUT = {"arrays"}
-"""Columns that only the store uses. All other columns of `objects` are in one of the lists above."""
+_LEFT_OUT = {"arrays", "plane_sharpness"}
+"""A column that only the store uses, and one of lists. All other columns of `objects` are in one of the lists above."""
 
 
 def export_anndata(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fossilray.core.errors import QueryError, UsageError
 from fossilray.core.formats.parquet import read_parquet_metadata
 from fossilray.core.records import SlideSummary
-from fossilray.core.schemas import OBJECTS_SCHEMA
+from fossilray.core.schemas import NEW_OBJECT_COLUMNS, OBJECTS_SCHEMA
 from fossilray.core.slide_names import check_slide_id
 from fossilray.core.text import list_some
 from fossilray.store import RunStore
@@ -132,14 +132,15 @@ class ObjectSelection:
 
 
 def _require_columns(store: RunStore, path: str) -> None:
-    """Check that an objects file has all columns, also those that may be null.
+    """Check that an objects file has all columns of its version, also those that may be null.
 
     Raises:
         DamagedFile: a column is missing.
     """
     role = objects_file(f"{store.url}/{path}")
     schema = read_parquet_metadata(store.files.read(path), role).schema.to_arrow_schema()
-    if missing := [name for name in OBJECTS_SCHEMA.names if name not in schema.names]:
+    expected = [name for name in OBJECTS_SCHEMA.names if name not in NEW_OBJECT_COLUMNS]
+    if missing := [name for name in expected if name not in schema.names]:
         raise role.damaged(f"it has no column {list_some(missing)}")
 
 

@@ -22,6 +22,8 @@ SuggestionStrategy = Literal["mixed", "badge", "uncertain", "far", "typical", "r
 # Crops and networks
 CropFit = Literal["stretch", "letterbox"]
 SlideReader = Literal["auto", "openslide"]
+FocusPlanes = Literal["middle", "best", "all"]
+CropFocus = Literal["sharpest", "extended"]
 Precision = Literal["auto", "float32"]
 
 # Results

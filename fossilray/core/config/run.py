@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from fossilray.core.config.base import KEPT_BACK, Section
-from fossilray.core.config.choices import CropFit, SlideReader
+from fossilray.core.config.choices import CropFit, CropFocus, FocusPlanes, SlideReader
 from fossilray.core.config.job import CostConfig, WatchConfig, WorkersConfig
 from fossilray.core.doubt_codes import COMPARING_CODES, DOUBT_CODES
 from fossilray.core.name_pattern import NamePattern
@@ -105,6 +105,13 @@ class SlidesConfig(Section):
         description="A slide fails if more than this share of the foreground cannot be read in a pass of the "
         "detector, or if more than this share of its crops cannot be read or come from a coarser "
         "level.",
+    )
+    planes: FocusPlanes = Field(
+        "middle",
+        description="Focus planes of TIFF, OME-TIFF, SVS and NDPI slides that are read. middle: the one that "
+        "OpenSlide reads. best: all; objects are detected in extended focus, and each crop is from "
+        "the plane in which its object is sharpest. all: as best, but objects are detected in every "
+        "plane.",
     )
     unique_scans: bool = Field(
         False,
@@ -279,6 +286,11 @@ class CropsConfig(Section):
         "stretch",
         description="`stretch` fills the square, as in the paper; `letterbox` keeps the aspect ratio.",
     )
+    focus: CropFocus = Field(
+        "sharpest",
+        description="With `slides.planes` best or all: `sharpest` takes a crop from the plane in which its object is "
+        "sharpest, `extended` combines all planes.",
+    )
     encoding: Literal["jpeg", "lossless"] = Field("jpeg", description="Encoding of crops in Zarr.")
     jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality of stored crops.")
 
@@ -346,6 +358,14 @@ class RunConfig(Section):
     watch: WatchConfig = Field(WatchConfig(), description="Monitoring of the job.")
     cost: CostConfig = Field(CostConfig(), description="Prices of GPUs and cores.")
 
+    @model_validator(mode="after")
+    def _extended_crops_need_planes(self) -> Self:
+        if self.crops.focus == "extended" and self.slides.planes == "middle":
+            raise ValueError(
+                "crops.focus extended needs slides.planes best or all: of one plane there is no other"
+            )
+        return self
+
     def what_changes_results(self) -> dict[str, Any]:
         """Fields that a resumed run must share, as plain JSON types."""
         plain = self.model_dump(mode="json")
@@ -353,9 +373,14 @@ class RunConfig(Section):
         plain["workers"] = {name: workers[name] for name in ("torch_threads", "precision", "compile")}
         for section in ("store", "watch", "cost"):
             del plain[section]
-        # Runs of versions without name patterns do not have the field.
-        if plain["slides"]["name_pattern"] is None:
-            del plain["slides"]["name_pattern"]
+        # Runs of earlier versions do not have these fields.
+        for section, name, default in (
+            ("slides", "name_pattern", None),
+            ("slides", "planes", "middle"),
+            ("crops", "focus", "sharpest"),
+        ):
+            if plain[section][name] == default:
+                del plain[section][name]
         for name in (
             "source",
             "access",

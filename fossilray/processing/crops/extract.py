@@ -16,17 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.config import RunConfig
+from fossilray.core.config import CropsConfig, RunConfig
 from fossilray.core.parallel import map_ordered
 from fossilray.core.types import Boxes, Embedder
 from fossilray.processing.crops.cut import extract_crop
 from fossilray.processing.crops.measures import Measures, measure_crops
 from fossilray.processing.crops.objects_table import StoredCrops, round_outward
 from fossilray.processing.detection.detect import NetworkThreads
+from fossilray.processing.focus import PlaneChoice
 from fossilray.slides.clear_field import estimate_background
 from fossilray.slides.slide import Slide
 from fossilray.store.arrays.group import ArrayWriter
 
+_NO_PLANES = np.zeros(0, np.float32)
 _CHUNK = 8
 """Objects per task of a reader: few enough that a batch occupies many threads."""
 
@@ -51,36 +53,24 @@ def extract_crops(
     config: RunConfig,
     coarsest_level: int,
     progress: Callable[[float], None],
+    source: PlaneChoice | None = None,
 ) -> ExtractedCrops:
     """Extract, measure, embed and store the crops of boxes (level-0 px), in row order.
 
     A crop shows the whole pixels of its row's box. Crops of network_threads.count + 4 batches are in memory at most.
     writers: one thread, which stores. coarsest_level: the coarsest level that may replace an unreadable one.
-    progress: called with the fraction that is done.
+    progress: called with the fraction that is done. source: chooses the focus plane of each crop; None: the slide.
     """
     background = estimate_background(slide)
     busy = BusyTime()
 
+    choose = source or (lambda _: (slide, _NO_PLANES))
+
     def extract(chunk: _Chunk) -> _ExtractedChunk:
-        crops = [
-            extract_crop(
-                slide,
-                box,
-                config=config.crops,
-                coarsest_level=coarsest_level,
-                background_rgb=background,
-            )
-            for box in chunk.boxes
-        ]
-        for target, crop in zip(chunk.pixels, crops, strict=True):
-            target[:] = crop.pixels
-        failed = np.array([crop.failed for crop in crops], np.bool_)
-        return _ExtractedChunk(
-            chunk,
-            measure_crops(chunk.pixels, background, failed, contents=[crop.content for crop in crops]),
-            sum(crop.coarser for crop in crops),
-            writer.encode(chunk.pixels),
+        measures, coarser = _fill_chunk(
+            chunk, choose, config=config.crops, coarsest_level=coarsest_level, background=background
         )
+        return _ExtractedChunk(chunk, measures, coarser, writer.encode(chunk.pixels))
 
     def embed(batch: _Batch) -> tuple[_Batch, NDArray[np.float16] | None]:
         if embedder is None:
@@ -139,6 +129,34 @@ class _Batch:
     first: int
     pixels: NDArray[np.uint8]
     chunks: list[_ExtractedChunk]
+
+
+def _fill_chunk(
+    chunk: _Chunk,
+    choose: PlaneChoice,
+    *,
+    config: CropsConfig,
+    coarsest_level: int,
+    background: NDArray[np.float32],
+) -> tuple[Measures, int]:
+    """Write the crops of a chunk into its pixels; return their measures and the number from a coarser level."""
+    crops, sharpness = [], []
+    for target, box in zip(chunk.pixels, chunk.boxes, strict=True):
+        plane, by_plane = choose(box)
+        crop = extract_crop(
+            plane, box, config=config, coarsest_level=coarsest_level, background_rgb=background
+        )
+        target[:] = crop.pixels
+        crops.append(crop)
+        sharpness.append(by_plane)
+    measures = measure_crops(
+        chunk.pixels,
+        background,
+        np.array([crop.failed for crop in crops], np.bool_),
+        contents=[crop.content for crop in crops],
+        plane_sharpness=np.stack(sharpness),
+    )
+    return measures, sum(crop.coarser for crop in crops)
 
 
 def _chunks(boxes: NDArray[np.int32], size: int, *, side_px: int) -> Iterator[_Chunk]:

@@ -21,18 +21,24 @@ class Measures:
     mean_rgb: NDArray[np.uint8]
     """(k, 3) mean colour of the box."""
     missing: NDArray[np.bool_]
+    plane_sharpness: NDArray[np.float32]
+    """(k, planes) sharpness of each object in each focus plane, NaN where it could not be read; no columns for slides
+    of which one plane is read."""
 
     @staticmethod
     def concatenate(parts: Sequence[Measures]) -> Measures:
         """Concatenate the rows of several; no rows where there are none."""
         if not parts:
             empty = np.zeros(0, np.float32)
-            return Measures(empty, empty, np.zeros((0, 3), np.uint8), np.zeros(0, np.bool_))
+            return Measures(
+                empty, empty, np.zeros((0, 3), np.uint8), np.zeros(0, np.bool_), empty.reshape(0, 0)
+            )
         return Measures(
             np.concatenate([part.opacity for part in parts]),
             np.concatenate([part.sharpness for part in parts]),
             np.concatenate([part.mean_rgb for part in parts]),
             np.concatenate([part.missing for part in parts]),
+            np.concatenate([part.plane_sharpness for part in parts]),
         )
 
 
@@ -42,12 +48,13 @@ def measure_crops(
     failed: NDArray[np.bool_],
     *,
     contents: Sequence[tuple[int, int, int, int]] | None = None,
+    plane_sharpness: NDArray[np.float32] | None = None,
 ) -> Measures:
     """Measure crops (k, S, S, 3) uint8; failed ones (k,) are not measured.
 
     background_rgb: I0, the light of the clear field. contents: x_min, y_min, x_max, y_max in crop pixels, one per
     crop, to leave out the padding of letterboxed crops; None: the whole square. Light of 0 counts as 1, so density is
-    at most log10(I0); pixels brighter than I0 have a negative density.
+    at most log10(I0); pixels brighter than I0 have a negative density. plane_sharpness: (k, planes), passed on.
     """
     density = _density_by_value(np.asarray(background_rgb, np.float64))
     opacity = np.full(len(crops), np.nan, np.float32)
@@ -62,7 +69,9 @@ def measure_crops(
         opacity[index] = (shares * density).sum() / 3
         mean_rgb[index] = np.rint(shares @ np.arange(256))
         sharpness[index] = _laplacian_variance(crop)
-    return Measures(opacity, sharpness, mean_rgb, failed.copy())
+    if plane_sharpness is None:
+        plane_sharpness = np.zeros((len(crops), 0), np.float32)
+    return Measures(opacity, sharpness, mean_rgb, failed.copy(), plane_sharpness)
 
 
 def _density_by_value(background: NDArray[np.float64]) -> NDArray[np.float64]:

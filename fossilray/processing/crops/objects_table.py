@@ -55,7 +55,25 @@ def objects_table(
             for channel, name in enumerate(("mean_r", "mean_g", "mean_b"))
         },
     }
+    columns |= _focus_columns(measured)
     return pa.table(columns, schema=OBJECTS_SCHEMA)
+
+
+def _focus_columns(measured: Measures) -> dict[str, pa.Array]:
+    """Return the plane in which each object is sharpest, and its sharpness in each; null on slides with one plane."""
+    kinds = {name: OBJECTS_SCHEMA.field(name).type for name in ("focus_plane", "plane_sharpness")}
+    by_plane = measured.plane_sharpness
+    count, planes = by_plane.shape
+    if not planes:
+        return {name: pa.nulls(count, kind) for name, kind in kinds.items()}
+    values = pa.array(by_plane.ravel(), from_pandas=True)
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * planes)
+    unread = np.asarray(np.isnan(by_plane).all(axis=1), np.bool_)
+    sharpest = np.where(np.isnan(by_plane), -1, by_plane).argmax(axis=1)
+    return {
+        "focus_plane": pa.array(sharpest.astype(np.int32), mask=unread),
+        "plane_sharpness": pa.ListArray.from_arrays(offsets, values, mask=pa.array(unread)),
+    }
 
 
 def touches_rim(corners: NDArray[np.number], info: SlideInfo) -> NDArray[np.bool_]:

@@ -84,15 +84,13 @@ def merge_scanned(tile_boxes: Sequence[TileBoxes], *, info: SlideInfo, merge: Me
     low, high = np.array([scanned.x_min, scanned.y_min] * 2), np.array([scanned.x_max, scanned.y_max] * 2)
     clipped = np.clip(kept.xyxy, low.astype(np.float64), high.astype(np.float64))
     is_inside: _Mask = np.asarray((clipped[:, :2] < clipped[:, 2:]).all(axis=1), np.bool_)
-    return Merged(
-        _in_row_order(Boxes(clipped, kept.score).take(is_inside)), int(np.count_nonzero(~is_inside))
-    )
+    return Merged(in_row_order(Boxes(clipped, kept.score).take(is_inside)), int(np.count_nonzero(~is_inside)))
 
 
 def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[np.float32]:
     """Return the largest IoU (n,) of each box (n, 4) with any other."""
     boxes = np.asarray(xyxy, np.float64)
-    first, second = _overlapping_pairs(boxes, boxes)
+    first, second = overlapping_pairs(boxes, boxes)
     others = first != second
     first, second = first[others], second[others]
     largest = np.zeros(len(boxes), np.float32)
@@ -133,7 +131,7 @@ def _gather(parts: Sequence[TileBoxes]) -> _Candidates:
     owners = _owners(parts)
     classified = [_classify_boxes(part, owners) for part in parts]
     joined = _Candidates(
-        _concatenate([candidates.boxes for candidates in classified]),
+        concatenate_boxes([candidates.boxes for candidates in classified]),
         *(
             np.concatenate([getattr(candidates, name) for candidates in classified])
             for name in ("tile", "owned", "unowned", "near", "in_core", "cut")
@@ -198,9 +196,9 @@ def _deduplicate_at_seams(candidates: _Candidates, *, same_iou: float) -> tuple[
     """Return the whole objects of a pass once each, and the cut boxes that no other tile shows whole."""
     is_cut: _Mask = np.asarray(candidates.cut.any(axis=1), np.bool_)
     fragments, whole = candidates.take(is_cut & candidates.in_core), candidates.take(~is_cut)
-    fragment, cover = _overlapping_pairs(fragments.boxes.xyxy, whole.boxes.xyxy)
+    fragment, cover = overlapping_pairs(fragments.boxes.xyxy, whole.boxes.xyxy)
     covers = (fragments.tile[fragment] != whole.tile[cover]) & (
-        _share_inside(fragments.boxes.xyxy[fragment], whole.boxes.xyxy[cover]) > _COVERED_SHARE
+        share_inside(fragments.boxes.xyxy[fragment], whole.boxes.xyxy[cover]) > _COVERED_SHARE
     )
     is_shown_whole = np.zeros(len(fragments.boxes), np.bool_)
     is_shown_whole[fragment[covers]] = True
@@ -214,7 +212,7 @@ def _deduplicate_at_seams(candidates: _Candidates, *, same_iou: float) -> tuple[
 def _suppressed(candidates: _Candidates, candidate: _Mask, *, same_iou: float) -> _Mask:
     """Find candidates that show the same object as a better candidate of another tile."""
     xyxy = candidates.boxes.xyxy
-    first, second = _overlapping_pairs(xyxy, xyxy)
+    first, second = overlapping_pairs(xyxy, xyxy)
     apart = candidates.tile[first] != candidates.tile[second]
     first, second = first[apart], second[apart]
     iou = box_iou(xyxy[first], xyxy[second])
@@ -260,7 +258,7 @@ def _join_fragments(fragments: _Candidates, *, reach: float) -> Boxes:
     if count == 0:
         return Boxes.empty()
     wide = xyxy + np.array([-reach, -reach, reach, reach])
-    first, second = _overlapping_pairs(wide, wide)
+    first, second = overlapping_pairs(wide, wide)
     continues = (fragments.tile[first] != fragments.tile[second]) & _crosses_cut(
         xyxy[first], fragments.cut[first], wide[second]
     )
@@ -290,28 +288,28 @@ def _join_passes(coarser: Boxes, whole: Boxes, joined: Boxes, *, largest_px: flo
     too_large = _longest(whole.xyxy) > largest_px
     is_shown_better = _covered(whole.xyxy, coarser.xyxy) | _matched(whole.xyxy, coarser.xyxy, same_iou)
     whole = whole.take(~(too_large & is_shown_better))
-    known = _concatenate([coarser, whole])
+    known = concatenate_boxes([coarser, whole])
     joined = joined.take(~_matched(joined.xyxy, known.xyxy, same_iou))
 
     group = np.repeat([0, 1], [len(coarser), len(whole)])
-    first, second = _overlapping_pairs(known.xyxy, known.xyxy)
+    first, second = overlapping_pairs(known.xyxy, known.xyxy)
     iou = box_iou(known.xyxy[first], known.xyxy[second])
     apart = (group[first] != group[second]) & (iou >= same_iou)
     first, second, iou = first[apart], second[apart], iou[apart]
     same = _are_mutual_best(first, second, iou, group=group)
     stays = np.ones(len(known), np.bool_)
     stays[first[same & (group[first] == 0)]] = False
-    return _concatenate([known.take(stays), joined])
+    return concatenate_boxes([known.take(stays), joined])
 
 
-def _in_row_order(boxes: Boxes) -> Boxes:
+def in_row_order(boxes: Boxes) -> Boxes:
     """Sort boxes by blocks, row by row, so that neighbours on the slide are neighbours in the table."""
     xyxy = boxes.xyxy
     column, row = ((xyxy[:, :2] + xyxy[:, 2:]) / 2 // _ORDER_BLOCK_PX).T
     return boxes.take(np.lexsort((boxes.score, *xyxy[:, [2, 3, 0, 1]].T, column, row)))
 
 
-def _overlapping_pairs(these: _Floats, those: _Floats) -> tuple[_Indices, _Indices]:
+def overlapping_pairs(these: _Floats, those: _Floats) -> tuple[_Indices, _Indices]:
     """Return index pairs of boxes that overlap or touch."""
     if len(these) == 0 or len(those) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -323,20 +321,21 @@ def _overlapping_pairs(these: _Floats, those: _Floats) -> tuple[_Indices, _Indic
 
 
 def _matched(these: _Floats, those: _Floats, same_iou: float) -> _Mask:
-    first, second = _overlapping_pairs(these, those)
+    first, second = overlapping_pairs(these, those)
     matched = np.zeros(len(these), np.bool_)
     matched[first[box_iou(these[first], those[second]) >= same_iou]] = True
     return matched
 
 
 def _covered(these: _Floats, those: _Floats) -> _Mask:
-    first, second = _overlapping_pairs(these, those)
+    first, second = overlapping_pairs(these, those)
     covered = np.zeros(len(these), np.bool_)
-    covered[first[_share_inside(these[first], those[second]) > _COVERED_SHARE]] = True
+    covered[first[share_inside(these[first], those[second]) > _COVERED_SHARE]] = True
     return covered
 
 
-def _share_inside(a: _Floats, b: _Floats) -> _Floats:
+def share_inside(a: _Floats, b: _Floats) -> _Floats:
+    """Return the share of each box of `a` (n, 4) that lies inside the box of `b` in the same row."""
     return np.asarray(box_intersection(a, b) / np.maximum(box_area(a), 1e-9), np.float64)
 
 
@@ -344,7 +343,8 @@ def _longest(boxes: _Floats) -> _Floats:
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0), np.float64)
 
 
-def _concatenate(parts: Sequence[Boxes]) -> Boxes:
+def concatenate_boxes(parts: Sequence[Boxes]) -> Boxes:
+    """Return all boxes of several in their order; at least one part is given."""
     return Boxes(
         np.concatenate([part.xyxy for part in parts]), np.concatenate([part.score for part in parts])
     )

@@ -71,7 +71,7 @@ class SlidePlanner:
             max_gigapixels=slides.max_gigapixels,
             reader=slides.reader,
         ) as slide:
-            row = self._with_doubts(row, check_slide(slide, mpp=slide.info.mpp))
+            row = self._with_doubts(row, check_slide(slide, mpp=slide.info.mpp, planes=slides.planes))
             passes = self._passes(slide.info)
             foreground = find_foreground(slide, self._config.tiling)
             info = slide.info
@@ -103,7 +103,7 @@ class SlidePlanner:
         canvas = Rect(0, 0, metadata.levels[0].width, metadata.levels[0].height)
         bounds = _bounding_rect(cells, canvas) if cells else canvas
         info = metadata.info(row.path, mpp=mpp, mpp_from=mpp_from, bounds=bounds)
-        row = self._with_doubts(row, check_metadata(info, mpp=mpp, tiff=metadata.tiff))
+        row = self._with_doubts(row, check_metadata(info, mpp=mpp, tiff=metadata.tiff, planes=slides.planes))
         check_size(info, max_gigapixels=slides.max_gigapixels)
         passes = self._passes(info)
         units = [

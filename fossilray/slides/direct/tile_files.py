@@ -115,6 +115,8 @@ class TileFiles:
         """Decode a tile into `pixels`; a fixed buffer limits the memory that a JPEG header can claim."""
 
         def decode(content: bytes, is_strict: bool) -> Image:
+            if level.tiles.decode is not None:
+                return level.tiles.decode(content, pixels, is_strict)
             decoded: Image = simplejpeg.decode_jpeg(content, "RGB", buffer=pixels, strict=is_strict)
             return decoded
 
@@ -131,6 +133,8 @@ class TileFiles:
             raise UndecodableTile
         try:
             content = os.pread(self._files[tiles.file[number]], length, int(tiles.offset[number]))
+            if tiles.decode is not None:
+                return content
             if not content.startswith(_START):
                 raise DamagedTile(level.number, number, "it is no JPEG")
             return content if tiles.as_jpeg is None else tiles.as_jpeg(content)

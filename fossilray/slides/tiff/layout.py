@@ -7,12 +7,12 @@ https://openslide.org/formats/aperio/, and OpenSlide's readers.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fossilray.core.types import Level
+from fossilray.core.types import Image, Level
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
 from fossilray.slides.tiff.jpeg_tables import JpegTables
 from fossilray.slides.tile_layout import (
@@ -62,16 +62,27 @@ def _of_level(number: int, levels: Sequence[Level], directories: list[TiffDirect
     if len(fitting) != 1:
         return None
     try:
-        return _arrange_level(number, level, fitting[0])
+        return arrange_level(number, level, fitting[0])
     except (ValueError, KeyError, struct.error):
         return None
 
 
-def _arrange_level(number: int, level: Level, directory: TiffDirectory) -> LevelLayout:
+def arrange_level(
+    number: int,
+    level: Level,
+    directory: TiffDirectory,
+    *,
+    decode: Callable[[bytes, Image, bool], Image] | None = None,
+) -> LevelLayout:
+    """Return the layout of a tiled directory. decode: as of `StoredTiles`; None: its tiles are JPEGs of three colours.
+
+    Raises:
+        ValueError, KeyError, struct.error: its tiles are not, or the directory is damaged.
+    """
     width, height = int(directory.first(_TILE_WIDTH)), int(directory.first(_TILE_HEIGHT))
     if min(width, height) < _LEAST_TILE_PX or width * height > LARGEST_DIRECT_TILE_PX:
         raise ValueError(f"level {number} has tiles of an unusual size")
-    as_jpeg = _jpeg_maker(number, directory)
+    as_jpeg = _jpeg_maker(number, directory) if decode is None else None
     across, down = -(-level.width // width), -(-level.height // height)
     offset, length = (directory.numbers(tag, most=_MOST_TILES) for tag in (_OFFSETS, _LENGTHS))
     if not len(offset) == len(length) == across * down or min(offset.min(), length.min()) < 0:
@@ -81,7 +92,7 @@ def _arrange_level(number: int, level: Level, directory: TiffDirectory) -> Level
     return LevelLayout(
         number,
         level.downsample,
-        StoredTiles(np.zeros_like(stored), offset[stored], length[stored], width, height, as_jpeg),
+        StoredTiles(np.zeros_like(stored), offset[stored], length[stored], width, height, as_jpeg, decode),
         TilePieces(
             width=width,
             height=height,

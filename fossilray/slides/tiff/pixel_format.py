@@ -11,6 +11,8 @@ from fossilray.slides.tiff.directories import TiffDirectory, directories_in
 
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES = 254, 256, 257, 258, 262, 277
 _TILE_WIDTH, _SUB_DIRECTORIES = 322, 330
+NDPI_FLAG, NDPI_LENS, NDPI_FOCAL_PLANE = 65_420, 65_421, 65_424
+"""Tags of Hamamatsu: in every directory of an NDPI; objective, negative for other images; depth in nm."""
 _REDUCED = 1
 # Sizes of levels are rounded; other images in the file have other proportions.
 _SAME_PROPORTIONS = 0.02
@@ -36,9 +38,14 @@ def read_format(path: Path) -> TiffFormat | None:
     """Return the format of a TIFF on a disk; None for another file, or a damaged directory."""
     try:
         with path.open("rb") as file:
-            return describe_format(list(directories_in(file)))
+            return describe_format(list(directories_in(file, is_ndpi=is_ndpi(path.name))))
     except (OSError, ValueError, KeyError, struct.error, ZeroDivisionError):
         return None
+
+
+def is_ndpi(name: str) -> bool:
+    """Whether the name of a file is that of an NDPI."""
+    return name.lower().endswith(".ndpi")
 
 
 def describe_format(directories: Sequence[TiffDirectory]) -> TiffFormat:
@@ -54,8 +61,20 @@ def describe_format(directories: Sequence[TiffDirectory]) -> TiffFormat:
         photometric=_number(first, _PHOTOMETRIC, 1),
         unmarked=sum(_is_unmarked_copy(later, first) for later in directories[1:]),
         sub_directories=first.count(_SUB_DIRECTORIES),
-        full_size=1 + sum(_has_size_of(later, first) for later in directories[1:]),
+        full_size=len(_depths(directories))
+        or 1 + sum(_has_size_of(later, first) for later in directories[1:]),
     )
+
+
+def _depths(directories: Sequence[TiffDirectory]) -> set[int]:
+    """Return the depths of the focus planes of an NDPI; empty for another TIFF."""
+    if NDPI_FLAG not in directories[0].tags:
+        return set()
+    return {
+        _number(directory, NDPI_FOCAL_PLANE, 0)
+        for directory in directories
+        if NDPI_LENS in directory.tags and float(directory.first(NDPI_LENS)) > 0
+    }
 
 
 def _is_unmarked_copy(later: TiffDirectory, first: TiffDirectory) -> bool:

@@ -92,6 +92,10 @@ class DatasetTables:
         self.source = source
         self._record = record
 
+    @property
+    def schema_version(self) -> int:
+        return self._record.schema_version
+
     def committed(self) -> set[str]:
         return set(self._read_table(part_path(0), SLIDES_SCHEMA)["slide_id"].to_pylist())
 

@@ -130,12 +130,18 @@ class _Digest:
     def update(self, table: pa.Table) -> None:
         self.rows += table.num_rows
         for field in table.schema:
-            name = f"{field.name} {field.type}"
+            is_list = pa.types.is_list(field.type)
+            # Parquet has a name of its own for the elements of a list.
+            name = f"{field.name} {f'list of {field.type.value_type}' if is_list else field.type}"
             shape, values = self._columns.setdefault(name, (hashlib.sha256(), hashlib.sha256()))
             for chunk in table[field.name].chunks:
                 if pa.types.is_string(field.type):
                     shape.update(np.asarray(pc.fill_null(pc.binary_length(chunk), -1)).tobytes())
                     values.update("".join(pc.fill_null(chunk, "").to_pylist()).encode())
+                elif is_list:
+                    lengths = pc.fill_null(pc.list_value_length(chunk), -1)
+                    shape.update(np.asarray(lengths).tobytes())
+                    values.update(np.asarray(pc.fill_null(chunk.flatten(), np.nan)).tobytes())
                 elif pa.types.is_fixed_size_list(field.type):
                     values.update(np.asarray(chunk.flatten()).tobytes())
                 elif chunk.null_count:

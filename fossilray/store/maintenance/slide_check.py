@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.records import SlideSummary
-from fossilray.core.schemas import OBJECTS_SCHEMA
+from fossilray.core.schemas import NEW_OBJECT_COLUMNS, OBJECTS_SCHEMA, SCHEMA_VERSION
 from fossilray.store.arrays.check import ArrayFaultKind, check_arrays
 from fossilray.store.maintenance.orphans import ArrayGroup, list_array_groups
 from fossilray.store.run.layout import ARRAYS, slide_of, well_of
@@ -151,7 +151,9 @@ def _check_rows(path: str, content: bytes, footer: Footer) -> Iterator[VerifyFin
 
 def _odd_rows(table: pa.Table, footer: Footer) -> Iterator[str]:
     """Yield descriptions of inconsistent rows of one slide."""
-    if not table.schema.equals(OBJECTS_SCHEMA):
+    stored = [field for field in OBJECTS_SCHEMA if field.name not in NEW_OBJECT_COLUMNS]
+    is_old = footer.schema_version < SCHEMA_VERSION and table.schema.equals(pa.schema(stored))
+    if not (is_old or table.schema.equals(OBJECTS_SCHEMA)):
         yield "has other columns than this version of fossilray writes"
         return
     summary = footer.summary

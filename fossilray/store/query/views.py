@@ -6,7 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
-from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
+from fossilray.core.schemas import (
+    CALIBRATED_PREDICTIONS_SCHEMA,
+    NEW_OBJECT_COLUMNS,
+    OBJECTS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+)
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.run.layout import OBJECTS, DerivedKind
 from fossilray.store.run.run_store import RunStore
@@ -24,9 +29,11 @@ def objects_sql(
         paths = sorted(set(store.committed_files().values()) - set(without))
         glob = [_escaped_url(store.url, OBJECTS) + "/*/*.parquet"] if paths else []
         urls = [_escaped_url(store.url, path) for path in paths] if without else glob
-        return _read(urls, columns, root=store.root)
-    urls = [_escaped_url(store.url, path) for path in sorted(set(files.values()) - set(without))]
-    return only_slides(files, _read(urls, columns, root=store.root))
+    else:
+        urls = [_escaped_url(store.url, path) for path in sorted(set(files.values()) - set(without))]
+    missing = NEW_OBJECT_COLUMNS if store.has_old_objects else ()
+    sql = _read(urls, columns, root=store.root, may_lack=missing)
+    return sql if files is None else only_slides(files, sql)
 
 
 def derived_sql(
@@ -109,22 +116,30 @@ def escape_glob(url: str) -> str:
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in url)
 
 
-def _read(urls: Sequence[str], columns: Mapping[str, str], *, root: str) -> str:
-    """Return the SQL of these columns and `well` of Parquet files partitioned by well; no rows without files."""
+def _read(
+    urls: Sequence[str], columns: Mapping[str, str], *, root: str, may_lack: Collection[str] = ()
+) -> str:
+    """Return the SQL of these columns and `well` of Parquet files partitioned by well; no rows without files.
+
+    may_lack: columns that are null where a file does not have them. DuckDB opens every file for it.
+    """
     if not urls:
         typed = [f"NULL::{kind} AS {name}" for name, kind in columns.items()]
         return f"SELECT {', '.join([*typed, 'NULL::VARCHAR AS well'])} WHERE false"
     named, files = ", ".join(columns), "[" + ", ".join(map(quote, urls)) + "]"
+    union = ", union_by_name = true" if may_lack else ""
     if "/well=" in f"/{root}/":
         # A run below a folder named well=… would give every object that well; the last such folder counts.
         well = "url_decode(regexp_extract(filename, '/well=([^/]*)/[^/]*$', 1)) AS well"
-        return (
-            f"SELECT {named}, {well} FROM read_parquet({files}, filename = true, hive_partitioning = false)"
-        )
-    return (
-        f"SELECT {named}, well FROM read_parquet({files}, hive_partitioning = true, "
-        "hive_types = {'well': VARCHAR})"
-    )
+        source = f"read_parquet({files}, filename = true, hive_partitioning = false{union})"
+    else:
+        well = "well"
+        source = f"read_parquet({files}, hive_partitioning = true, hive_types = {{'well': VARCHAR}}{union})"
+    if may_lack:
+        # A row that is never there gives the columns their types.
+        nulls = ", ".join(f"NULL::{columns[name]} AS {name}" for name in may_lack)
+        source = f"(SELECT * FROM {source} UNION ALL BY NAME SELECT {nulls} WHERE false)"
+    return f"SELECT {named}, {well} FROM {source}"
 
 
 def _filled(columns: Mapping[str, str], listed: DerivedListing, urls: Sequence[str]) -> str:
@@ -159,4 +174,5 @@ _DUCKDB_TYPES = {
     pa.uint8(): "UTINYINT",
     pa.bool_(): "BOOLEAN",
     pa.list_(pa.string()): "VARCHAR[]",
+    pa.list_(pa.float32()): "FLOAT[]",
 }

@@ -17,9 +17,9 @@ from fossilray.store.files.parquet import to_parquet
 from fossilray.store.run.layout import catalog_part_path, part_number
 from fossilray.store.run.roles import catalog_part
 
-_FINDINGS = ("doubts", "mpp_from")
+_FINDINGS = ("doubts", "mpp_from", "planes")
 """Fields that later versions of fossilray may find otherwise; the frozen ones stay."""
-_NOT_IN_OLD_RUNS = ("planes", "scan_id")
+_NOT_IN_OLD_RUNS = ("scan_id",)
 _SPREADSHEET_PRECISION = 1e-8
 """Excel shows and saves as CSV eleven signs of a number, of which nine or more are digits."""
 # Axes may differ by 2 %, so their mean differs from either by half of that.

@@ -25,6 +25,7 @@ from fossilray.core.errors import (
     StoreError,
 )
 from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, SlideSummary
+from fossilray.core.schemas import SCHEMA_VERSION
 from fossilray.store.files.base import Files
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.local import LocalFiles
@@ -49,6 +50,11 @@ from fossilray.store.run.run_record import RunRecord
 
 class CompactedSlides(CommittedSlides, Protocol):
     """What `RunStore` reads from a compacted dataset in place of a run directory's own files."""
+
+    @property
+    def schema_version(self) -> int:
+        """Schema version of the dataset's files."""
+        ...
 
     @property
     def source(self) -> RunStore:
@@ -127,6 +133,17 @@ class RunStore:
     def objects_glob(self) -> str:
         """The glob that shows every committed slide, for DuckDB."""
         return f"{self.url}/objects/*/*.parquet"
+
+    @property
+    def has_old_objects(self) -> bool:
+        """Whether objects files may lack `NEW_OBJECT_COLUMNS`: the run was started by an older version."""
+        try:
+            version = (
+                self.read_run().schema_version if self._dataset is None else self._dataset.schema_version
+            )
+        except StoreError:
+            return True
+        return version < SCHEMA_VERSION
 
     # The run and its catalog
 

@@ -1,0 +1,1 @@
+"""Focus planes of a slide: where they are stored, their pixels, sharpness, and extended focus."""
