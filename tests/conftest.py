@@ -35,6 +35,7 @@ _ON_RAY = (
     "tests/analysis/test_discover.py",
     "tests/analysis/test_search_commands.py",
     "tests/slides/test_copies.py",
+    "tests/cli/test_process.py",
 )
 """Folders and files with tests that share a Ray cluster; they run one after the other in one process."""
 

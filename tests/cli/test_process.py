@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -13,12 +15,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import duckdb
 import pytest
 from support.slides_on_disk import discs, write_slide
 from support.waiting import wait_for
 
+from fossilray.cli.main import main
 from fossilray.core.config import load_config
 from fossilray.core.records import Failure, SlideSummary
 from fossilray.core.slide_names import slide_id_for
@@ -201,25 +205,25 @@ def test_nothing_is_written_outside_the_run_directory(finished: Finished) -> Non
 
 def test_the_same_command_again_processes_nothing(finished: Finished) -> None:
     before = snapshot(finished.run / "objects")
-    result = process(finished.folder, finished.run)
+    result = process_here(finished.folder, finished.run)
     assert result.returncode == 0
     assert f"({len(finished.committed)} before)" in result.stdout
     assert snapshot(finished.run / "objects") == before
 
 
 def test_strict_exits_with_4_when_slides_failed(finished: Finished) -> None:
-    assert process(finished.folder, finished.run, "--strict").returncode == 4
+    assert process_here(finished.folder, finished.run, "--strict").returncode == 4
 
 
 def test_other_settings_are_refused_with_the_difference(finished: Finished) -> None:
-    result = process(finished.folder, finished.run, "--set", "detector.classical.offset=9")
+    result = process_here(finished.folder, finished.run, "--set", "detector.classical.offset=9")
     assert result.returncode == 2
     assert "detector.classical.offset" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_a_dry_run_writes_nothing(finished: Finished, tmp_path: Path) -> None:
-    result = process(finished.folder, tmp_path / "dry", "--dry-run")
+    result = process_here(finished.folder, tmp_path / "dry", "--dry-run")
     assert result.returncode == 0
     assert f"{len(finished.committed)} slides (0 already committed)" in result.stdout
     assert not (tmp_path / "dry").exists()
@@ -240,7 +244,7 @@ def test_bad_usage_is_one_sentence_and_a_code(
     finished: Finished, tmp_path: Path, arguments: list[str], reason: str
 ) -> None:
     paths = {"SLIDES": str(finished.folder / "blank.mrxs"), "RUN": str(tmp_path / "run")}
-    result = fossilray("process", *[paths.get(word, word) for word in arguments])
+    result = fossilray_here("process", *[paths.get(word, word) for word in arguments])
     assert result.returncode in (1, 2)
     assert re.search(reason, result.stderr)
     assert "Traceback" not in result.stderr
@@ -265,9 +269,11 @@ def test_interrupted_it_stops_soon_and_the_same_command_finishes(tmp_path: Path)
     assert len(list(run.glob("objects/*/*.parquet"))) == 6
 
 
-def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path: Path) -> None:
+def test_a_catalog_is_written_edited_and_processed(
+    finished: Finished, shared_ray: str, tmp_path: Path
+) -> None:
     listed = tmp_path / "catalog.csv"
-    result = fossilray("catalog", str(finished.folder), "--out", str(listed))
+    result = fossilray_here("catalog", str(finished.folder), "--out", str(listed))
     assert result.returncode == 0
     refused = (tmp_path / "catalog.refused.csv").read_text(encoding="utf-8")
     assert all(name in refused and name in result.stdout for name in ("no slidedat.mrxs", "empty.tiff"))
@@ -282,7 +288,8 @@ def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path:
     demo.mkdir(parents=True)
     (demo / "run.json").touch()
     os.utime(demo.parent, (0, 0))
-    result = process(listed, tmp_path / "run", "--set", f"slides.scratch={scratch}")
+    words = ("--set", f"slides.scratch={scratch}", "--address", shared_ray)
+    result = process_here(listed, tmp_path / "run", *words)
     assert result.returncode == 0
     assert not killed.exists()
     assert (demo / "run.json").exists()
@@ -332,13 +339,30 @@ def test_progress_without_a_terminal_is_json_lines(finished: Finished) -> None:
 
 
 def process(slides: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return fossilray("process", str(slides), "--run", str(run), *settings(QUICK), *more)
-
-
-def fossilray(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with a private Ray."""
+    arguments = ("process", str(slides), "--run", str(run), *settings(QUICK), *more)
     return subprocess.run(
         command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, timeout=240, env=None
     )
+
+
+def process_here(slides: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return fossilray_here("process", str(slides), "--run", str(run), *settings(QUICK), *more)
+
+
+def fossilray_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program in this process, from its arguments to its exit code."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        patch.object(sys, "argv", ["fossilray", *arguments]),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    code = ended.value.code or 0
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 def command(*arguments: str) -> list[str]:
