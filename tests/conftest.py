@@ -76,14 +76,33 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-_LONGEST = ("faults", "test_readme.py", "jobs", "test_process.py")
-"""Folders and files with the longest tests, which start first, so that the processes of pytest-xdist end together."""
+_LONGEST = (
+    "test_readme.py",
+    "test_static.py",
+    "jobs/",
+    "security/",
+    "test_store_faults.py",
+    "test_methods_supervised.py",
+    "test_compact.py",
+    "deploy/",
+    "evaluation/",
+    "training/",
+    "models/",
+    "synthetic/",
+    "project/",
+    "processing/",
+)
+"""Files and folders with the longest tests after those of _ON_RAY, longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, so that the processes of pytest-xdist end together."""
+
     def rank(item: pytest.Item) -> int:
-        names = (item.path.parent.name, item.path.name)
-        return next((rank for rank, name in enumerate(_LONGEST) if name in names), len(_LONGEST))
+        if item.nodeid.startswith(_ON_RAY):
+            return -1
+        file = item.nodeid.partition("::")[0]
+        return next((rank for rank, name in enumerate(_LONGEST) if name in file), len(_LONGEST))
 
     items.sort(key=rank)
 

@@ -71,7 +71,9 @@ def two_nodes() -> Iterator[Cluster]:
     for module in carried:
         cloudpickle.register_pickle_by_value(module)
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={**node, "include_dashboard": False, "no_monitor": True}
+    )
     cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster

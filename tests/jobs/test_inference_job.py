@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 from support.cli_runner import run_command
+from support.fault_job_commands import items_processed_here
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.small_backbone import write_backbone
 from support.small_run import COUNTS, WELL, commit_slide, write_small_run
@@ -52,8 +53,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     return write_small_run(tmp_path_factory.mktemp("archive") / "run")
 
 
-def test_every_stored_crop_is_embedded_as_the_network_alone_does_it(run: RunStore, backbone: Path) -> None:
-    result = embed(run.url, backbone)
+@pytest.fixture(scope="module")
+def embedded(run: RunStore, backbone: Path, shared_ray: str) -> JobResult:
+    """The job that embeds the run."""
+    return embed(run.url, backbone, address=shared_ray)
+
+
+def test_every_stored_crop_is_embedded_as_the_network_alone_does_it(
+    run: RunStore, backbone: Path, embedded: JobResult
+) -> None:
+    result = embedded
     assert (result.exit_code, result.tally.committed, result.tally.objects) == (0, 4, sum(COUNTS.values()))
     derived = DerivedStore.open(run, "embeddings", "net-1")
     assert derived.committed() == set(COUNTS)
@@ -100,7 +109,8 @@ def test_a_dataset_is_embedded_in_the_run_it_was_made_of(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
     compact_run(run, str(tmp_path / "dataset"), access=StoreConfig())
-    assert embed(str(tmp_path / "dataset"), backbone, name="of-dataset").exit_code == 0
+    with items_processed_here():
+        assert embed(str(tmp_path / "dataset"), backbone, name="of-dataset").exit_code == 0
     assert DerivedStore.open(run, "embeddings", "of-dataset").committed() == set(COUNTS)
 
 
@@ -117,25 +127,24 @@ def test_a_run_in_a_bucket_is_embedded_there(
 
 
 def test_the_command_line_embeds(run: RunStore, backbone: Path) -> None:
-    output = run_command(
-        "embed", run.url, "--backbone", backbone, "--name", "cli", "--workers", "1", "--address", "auto"
-    )
+    words = ("--backbone", backbone, "--name", "cli", "--workers", "1", "--address", "auto")
+    with items_processed_here():
+        output = run_command("embed", run.url, *words)
     assert "77 objects embedded" in output
     assert DerivedStore.open(run, "embeddings", "cli").committed() == set(COUNTS)
 
 
 def test_genera_are_those_that_the_head_predicts_from_the_vectors(
-    run: RunStore, backbone: Path, tmp_path: Path
+    run: RunStore, backbone: Path, embedded: JobResult, tmp_path: Path
 ) -> None:
-    embed(run.url, backbone, name="read")
     vectors = {
         slide_id: np.stack(
-            DerivedStore.open(run, "embeddings", "read").read(slide_id)["embedding"].to_pylist()
+            DerivedStore.open(run, "embeddings", "net-1").read(slide_id)["embedding"].to_pylist()
         )
         for slide_id in ("a-2030", "b-2050")
     }
     head = fit_head(tmp_path / "head.safetensors", vectors["a-2030"], backbone)
-    result = classify(run.url, tmp_path / "head.safetensors", embeddings="read")
+    result = classify(run.url, tmp_path / "head.safetensors", embeddings="net-1")
     assert (result.exit_code, result.tally.objects) == (0, sum(COUNTS.values()))
     table = DerivedStore.open(run, "predictions", "head").read("b-2050")
     probability = head.predict(vectors["b-2050"])
@@ -231,6 +240,8 @@ def classify(run: str, head: Path, *, embeddings: str | None = None, name: str |
     return classify_run(run, head, CONFIG, embeddings=embeddings, name=name, address="auto", display=display)
 
 
-def embed(run: str, backbone: Path, *, name: str | None = None, config: RunConfig = CONFIG) -> JobResult:
+def embed(
+    run: str, backbone: Path, *, name: str | None = None, config: RunConfig = CONFIG, address: str = "auto"
+) -> JobResult:
     display = choose_display(Console(file=io.StringIO()))
-    return embed_run(run, str(backbone), config, name=name, address="auto", display=display)
+    return embed_run(run, str(backbone), config, name=name, address=address, display=display)

@@ -30,7 +30,8 @@ L4 = {"CPU": 16.0, "GPU": 2.0, "memory": 64e9, "accelerator_type:L4": 1.0, "node
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head that does no work, and two machines with a GPU each, in Ray's books at least."""
-    head = {"num_cpus": 0, "num_gpus": 0, "object_store_memory": BYTES, "include_dashboard": False}
+    head = {"num_cpus": 0, "num_gpus": 0, "object_store_memory": BYTES}
+    head |= {"include_dashboard": False, "no_monitor": True}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=2, num_gpus=1, resources={"scratch": 1}, object_store_memory=BYTES)

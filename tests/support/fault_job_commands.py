@@ -85,13 +85,20 @@ def jobs(inputs: Path) -> dict[str, Scenario]:
 
 def without_ray(*words: object) -> None:
     """Run the command with its items processed in this process, one after the other."""
+    with items_processed_here():
+        cli(*words)
+
+
+@contextlib.contextmanager
+def items_processed_here() -> Iterator[None]:
+    """Jobs within a `with` block process their items in this process, one after the other, without Ray."""
     import fossilray.jobs.run_items
 
     with (
         patch.object(fossilray.jobs.run_items, "run_items", _run_here),
         patch.object(fossilray.jobs.run_items, "ray_cluster", _no_cluster),
     ):
-        cli(*words)
+        yield
 
 
 def _run_here(
@@ -104,6 +111,7 @@ def _run_here(
         if outcome.failure is not None:
             raise FossilrayError(outcome.failure.message)
         tally.committed += 1
+        tally.objects += outcome.derived_rows or 0
 
 
 @contextlib.contextmanager

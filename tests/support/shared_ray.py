@@ -37,7 +37,9 @@ def _start() -> Cluster:
     cluster = Cluster()
     for left in reversed(range(TRIES)):
         try:
-            cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False)
+            cluster.add_node(
+                num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, no_monitor=True
+            )
             break
         except Exception as error:
             # Ray has no class for it.
