@@ -126,6 +126,7 @@ def match_boxes(
         >>> fossilray.match_boxes(drawn, detected, iou=0.5)
         [(1, 0)]
     """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if not len(first) or not len(second):
         return []
     for boxes in (first, second):

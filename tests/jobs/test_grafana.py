@@ -14,8 +14,9 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from support.metric_names import exported_names
 
-from fossilray.jobs.scheduler.metrics import DRIVER, WORKER, exported_names
+from fossilray.jobs.scheduler.metrics import DRIVER, WORKER
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
 LABELS = {label for metric in (*DRIVER, *WORKER) for label in ("run", "le", *metric.labels)}

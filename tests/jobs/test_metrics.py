@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from ray import cloudpickle
 from support import run_fixtures
+from support.metric_names import exported_names
 from support.recording_display import RecordingDisplay
 
 from fossilray.core.config import RunConfig, WatchConfig, WorkersConfig
@@ -25,7 +26,7 @@ from fossilray.core.records import Outcome, ResourceUsage, WorkerStatus, WorkIte
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import run_items
-from fossilray.jobs.scheduler.metrics import DRIVER, STAGES, WORKER, exported_names
+from fossilray.jobs.scheduler.metrics import DRIVER, STAGES, WORKER
 from fossilray.store import RunStore
 
 CONFIG = RunConfig(

@@ -32,7 +32,7 @@ FIELDS_ON_DISK = {
     *("ray_s", "actors_s", "models_s", "first_slide_s", "first_commit_s"),
 }
 """Fields of records that are written by `asdict`, or read by name from a file of the package."""
-USED_BY_TESTS = {"ArrayPixels", "to_rgb", "exported_names", "objects_glob"}
+USED_BY_TESTS = {"ArrayPixels", "objects_glob"}
 """Pixels and paths for tests and for users' own scripts."""
 
 

@@ -14,7 +14,7 @@ from fossilray.synthetic.painters.palynomorphs import (
     paint,
     typical_size_um,
 )
-from fossilray.synthetic.scanner.optics import background, defocus, to_rgb
+from fossilray.synthetic.scanner.optics import background, defocus
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 
@@ -99,14 +99,6 @@ def test_an_empty_field_is_bright_and_nearly_even(um_per_px: float) -> None:
         assert field.min() > 0.3
         assert field.max() <= 1
         assert np.ptp(field.mean(2)) < 0.3
-
-
-def test_the_camera_keeps_the_light_it_was_given() -> None:
-    image = np.full((32, 48, 3), (0.8, 0.7, 0.6), np.float32)
-    for quality in (None, 80):
-        stored = to_rgb(image, rng=np.random.default_rng(0), noise=0.01, jpeg_quality=quality)
-        assert stored.dtype == np.uint8
-        assert stored.mean((0, 1)) == pytest.approx([204, 178.5, 153], abs=2)
 
 
 def test_defocus_spreads_the_shadow_without_losing_any() -> None:

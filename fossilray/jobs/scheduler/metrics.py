@@ -82,11 +82,6 @@ WORKER = (
 _CLASSES: dict[str, Any] = {"counter": metrics.Counter, "gauge": metrics.Gauge}
 
 
-def exported_names() -> frozenset[str]:
-    """Names of all series in Prometheus."""
-    return frozenset(name for metric in (*DRIVER, *WORKER) for name in metric.series)
-
-
 class DriverMetrics:
     """The driver's metrics. run: URL of the run, a label of every metric."""
 

@@ -1,4 +1,4 @@
-"""Optics of a slide scanner: illumination, focus, camera and JPEG."""
+"""Optics of a slide scanner: illumination and focus."""
 
 from __future__ import annotations
 
@@ -34,26 +34,6 @@ def defocus(transmittance: Radiance, blur_um: float, um_per_px: float) -> Radian
         transmittance, room, room, room, room, cv2.BORDER_CONSTANT, value=(1.0, 1.0, 1.0)
     )
     return blur_px(np.asarray(padded, np.float32), sigma_px)
-
-
-def to_rgb(
-    image: Radiance, *, rng: np.random.Generator, noise: float = 0.008, jpeg_quality: int | None = None
-) -> npt.NDArray[np.uint8]:
-    """Return the camera image (h, w, 3) uint8, after one JPEG round trip if a quality is given.
-
-    noise: standard deviation at full scale; it decreases with the square root of the light, like shot noise.
-    """
-    exposed = np.clip(image, 0, 1.2)
-    if noise > 0:
-        grain = rng.standard_normal(image.shape, dtype=np.float32)
-        exposed = exposed + np.float32(noise) * grain * np.sqrt(exposed + np.float32(0.02))
-    levels = np.clip(exposed * 255 + 0.5, 0, 255).astype(np.uint8)
-    if jpeg_quality is None:
-        return np.asarray(levels, np.uint8)
-    _, stored = cv2.imencode(".jpg", levels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(jpeg_quality)])
-    decoded = cv2.imdecode(stored, cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return np.ascontiguousarray(decoded[..., ::-1], np.uint8)
 
 
 def _tint(rng: np.random.Generator) -> npt.NDArray[np.float64]:
