@@ -101,10 +101,10 @@ def run_job(
         unique_scans=config.slides.unique_scans,
     )
     if not catalog.rows and not catalog.refused:
-        held = "".join(f" ({note})" for note in catalog.notes)
+        content = "".join(f" ({note.removeprefix('no slide; ')})" for note in catalog.notes)
         raise CatalogError(
-            f"no slides below {target}{held}; name a folder, a glob, one slide or a catalog, and see that what holds "
-            "them is mounted"
+            f"no slides below {target}{content}; name a folder, a glob, one slide or a catalog, and see that what "
+            "holds them is mounted"
         )
     digests = _digests(config)
     with contextlib.ExitStack() as cluster:

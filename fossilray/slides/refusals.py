@@ -199,19 +199,26 @@ def why_tiff_unsupported(name: str, directories: Sequence[TiffDirectory]) -> Sli
         KeyError, ValueError, struct.error: the directories are damaged.
     """
     first = directories[0]
-    if any(tag in _HAMAMATSU for tag in first.tags):
-        return None
+    codec = _unsupported_codec(name, first)
+    if codec is not None or any(tag in _HAMAMATSU for tag in first.tags):
+        return codec
     if not any(_TILE_WIDTH in directory.tags for directory in directories):
         return UnsupportedSlide(
             f"{name} is a TIFF in strips, not in tiles, which OpenSlide does not read; convert it: {convert_tiff(name)}"
         )
     if _TILE_WIDTH not in first.tags:
         return None
-    number = int(first.first(_COMPRESSION)) if _COMPRESSION in first.tags else 1
-    is_aperio = _DESCRIPTION in first.tags and str(first.first(_DESCRIPTION)).startswith(_APERIO)
-    if number in _CODECS and not (is_aperio and number in _OF_APERIO):
-        return unsupported_compression(name, number)
     return _unsupported_samples(name, first)
+
+
+def explain_tiff_failure(path: Path) -> SlideError | None:
+    """Return the error for a TIFF that OpenSlide cannot open because of its compression; None for other files."""
+    try:
+        with path.open("rb") as file:
+            first = next(directories_in(file)) if file.read(4).startswith(TIFF_STARTS) else None
+            return None if first is None else _unsupported_codec(path.name, first)
+    except (OSError, KeyError, ValueError, struct.error, OverflowError, StopIteration):
+        return None
 
 
 def check_samples(path: Path) -> None:
@@ -232,6 +239,16 @@ def check_samples(path: Path) -> None:
             return
     if refusal is not None:
         raise refusal
+
+
+def _unsupported_codec(name: str, first: TiffDirectory) -> SlideError | None:
+    number = int(first.first(_COMPRESSION)) if _COMPRESSION in first.tags else 1
+    is_aperio = _DESCRIPTION in first.tags and str(first.first(_DESCRIPTION)).startswith(_APERIO)
+    return (
+        unsupported_compression(name, number)
+        if number in _CODECS and not (is_aperio and number in _OF_APERIO)
+        else None
+    )
 
 
 def _unsupported_samples(name: str, first: TiffDirectory) -> SlideError | None:

@@ -28,7 +28,7 @@ from fossilray.slides.properties import (
     stated_bounds,
     stated_mpp,
 )
-from fossilray.slides.refusals import explain_failure, refuse_file
+from fossilray.slides.refusals import explain_failure, explain_tiff_failure, refuse_file
 
 
 class OpenSlideHandle:
@@ -85,7 +85,7 @@ def _try_to_open(path: Path) -> OpenSlideHandle:
             raise MissingCompanion(
                 f"{path.name} cannot be opened: a file of it is cut short ({error}); copy the slide again, whole"
             ) from None
-        raise explain_failure(path.name, str(error)) from None
+        raise explain_tiff_failure(path) or explain_failure(path.name, str(error)) from None
 
 
 def _refused(path: Path) -> SlideError:

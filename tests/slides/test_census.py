@@ -82,6 +82,7 @@ def test_what_a_folder_holds_is_named_by_ending_and_reason(archive: Path) -> Non
 def test_globs_find_the_same_slides(archive: Path) -> None:
     by_folder, by_glob = find_slides(str(archive)), find_slides(f"{archive}/**/*")
     assert by_glob.rows == by_folder.rows
+    assert by_glob.notes == by_folder.notes
 
 
 def test_an_object_store_has_the_same_census_and_slides(archive: Path, s3_run: S3) -> None:
@@ -93,7 +94,9 @@ def test_an_object_store_has_the_same_census_and_slides(archive: Path, s3_run: S
     # OpenSlide alone knows which of the rows are DICOM.
     assert there.notes[0].split("; ")[0] == here.notes[0].split("; ")[0]
     assert there.notes[0].split("; ")[2:] == here.notes[0].split("; ")[2:]
-    assert find_slides(f"{url}/**/*", access=config).rows == there.rows
+    by_glob = find_slides(f"{url}/**/*", access=config)
+    assert by_glob.rows == there.rows
+    assert by_glob.notes == there.notes
 
 
 def test_the_files_of_a_series_are_staged_together(archive: Path, s3_run: S3) -> None:

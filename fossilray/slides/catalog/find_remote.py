@@ -134,7 +134,7 @@ def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NameP
                     for name, file in packed.files(folder).items()
                     if _matches(tuple(file.url[len(above) + 1 :].split("/")), parts)
                 },
-                census,
+                Census() if any(map(is_slidedat, packed.names)) else census,
             )
         ]
         return _catalog(source, above, matching, listing, pattern, census=census)

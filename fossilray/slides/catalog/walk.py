@@ -66,13 +66,16 @@ def _sort(here: Path, names: Sequence[str], census: Census) -> list[Path]:
 
 
 def sort_matches(files: Collection[Path], census: Census) -> Iterator[Path]:
-    """Yield the slides among files of any folders, and folders named like slides; the others are counted."""
+    """Yield the slides among files of any folders, and folders named like slides.
+
+    The others are counted, apart from those in folders of MIRAX slides.
+    """
     by_folder: dict[Path, list[str]] = {}
     for file in files:
         if not _is_dir(file) or _looks_like_a_slide(file):
             by_folder.setdefault(file.parent, []).append(file.name)
     for folder, names in by_folder.items():
-        yield from _sort(folder, names, census)
+        yield from _sort(folder, names, Census() if holds_slidedat(folder) else census)
 
 
 def _read_range(file: Path, start: int, stop: int) -> bytes:
