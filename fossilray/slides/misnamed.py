@@ -22,7 +22,7 @@ from fossilray.slides.mirax.names import (
 from fossilray.slides.remote.scratch import Scratch
 
 # More folders than that are not searched for the one of a renamed slide.
-_MOST_FOLDERS = 200
+_MOST_FOLDERS = 20
 
 
 class LinkedSlide:
