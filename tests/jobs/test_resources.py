@@ -91,7 +91,7 @@ def test_what_ray_cannot_reserve_is_refused_before_it_is_requested(assignment: s
 def test_workers_share_gpus_and_see_their_own_alone(cluster: Cluster, marks: Path, tmp_path: Path) -> None:
     workers = WorkersConfig(gpus_per_worker=0.5, cpus_per_worker=0.4)
     assert workers_that_fit(workers) == 4
-    tally, _ = drive(workers, marks, tmp_path, slides=12, pause_s=0.3)
+    tally, _ = drive(workers, marks, tmp_path, slides=12, together=4)
     assert tally.committed == 12
     assert gpus_seen(marks) == ["0"] * 4
     assert len(nodes_used(marks)) == 2
@@ -103,7 +103,8 @@ def test_workers_of_the_cpu_see_no_gpu(cluster: Cluster, marks: Path, tmp_path: 
 
 
 def test_few_workers_are_spread_over_the_machines(cluster: Cluster, marks: Path, tmp_path: Path) -> None:
-    drive(WorkersConfig(count=2, gpus_per_worker=0.1, cpus_per_worker=0.1), marks, tmp_path, slides=6)
+    workers = WorkersConfig(count=2, gpus_per_worker=0.1, cpus_per_worker=0.1)
+    drive(workers, marks, tmp_path, slides=6, together=2)
     assert len(nodes_used(marks)) == 2
 
 
@@ -143,6 +144,7 @@ def drive(
     *,
     slides: int,
     pause_s: float = 0.1,
+    together: int = 1,
     messages: list[str] | None = None,
 ) -> tuple[Tally, list[str]]:
     """A job of this number of slides; its tally and messages."""
@@ -152,7 +154,7 @@ def drive(
     display.messages = messages if messages is not None else display.messages
     tally = run_items(
         [WorkItem(f"slide-{n:03d}", source=f"/slide-{n:03d}.mrxs") for n in range(slides)],
-        functools.partial(RestingWorker, marks, pause_s),
+        functools.partial(RestingWorker, marks, pause_s, together),
         config=RunConfig(workers=workers),
         journal=DriverJournal(store.attempts, run=store),
         tally=Tally(total=slides),

@@ -19,8 +19,9 @@ from fossilray.core.records import Outcome, WorkerStatus, WorkItem
 class RestingWorker:
     """Leaves a file `<process>.<node>` that holds the GPUs it sees, and one `<slide_id>.slide` for each try."""
 
-    def __init__(self, marks: Path, pause_s: float) -> None:
-        self._marks, self._pause_s = marks, pause_s
+    def __init__(self, marks: Path, pause_s: float, together: int = 1) -> None:
+        """together: number of workers that must have started before any slide is finished."""
+        self._marks, self._pause_s, self._together = marks, pause_s, together
 
     def prepare(self) -> str:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
@@ -28,6 +29,9 @@ class RestingWorker:
         return f"resting/{os.getpid()}/cuda"
 
     def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
+        deadline_s = time.monotonic() + 60
+        while len(gpus_seen(self._marks)) < self._together and time.monotonic() < deadline_s:
+            time.sleep(0.05)
         time.sleep(self._pause_s)
         with (self._marks / f"{item.key}.slide").open("a") as tries:
             tries.write(f"{os.getpid()}\n")
