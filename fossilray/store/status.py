@@ -21,6 +21,7 @@ from fossilray.core.text import format_bytes, strip_control_characters
 from fossilray.store.cost import Cost, describe_hours, describe_money, sum_cost
 from fossilray.store.derived.listing import iter_derived
 from fossilray.store.run.doubts import DoubtCount, count_doubts, doubts_of_run
+from fossilray.store.run.focus_planes import describe_planes
 from fossilray.store.run.lost_area import lost_share
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import (
@@ -73,6 +74,8 @@ class StatusReport:
     """A sentence about slides of the catalog without a well or a depth."""
     copies: str | None
     """A sentence on slides that are the same scan; None if there are none."""
+    focus_planes: str | None
+    """A sentence on slides with focus planes; None if there are none."""
     doubts: tuple[DoubtCount, ...]
     failed: tuple[Failure, ...]
     """The last failure of each slide that was given up; likewise the next two."""
@@ -147,6 +150,7 @@ def read_status(
         lost_share=lost_share(slides),
         missing_sites=describe_missing_sites(catalog),
         copies=describe_copies(find_copies_in(slides)),
+        focus_planes=describe_planes(slides),
         doubts=count_doubts(doubts_of_run(slides, catalog)),
         failed=states.failed,
         quarantined=states.quarantined,
@@ -248,10 +252,8 @@ def _details(report: StatusReport) -> Iterable[tuple[str, str]]:
             f"{report.lost_share:.2%} of the foreground; {report.tiles_lost:,} of {report.tiles_wanted:,} tiles could "
             "not be read",
         )
-    if report.missing_sites is not None:
-        yield "sites", report.missing_sites
-    if report.copies is not None:
-        yield "copies", report.copies
+    sentences = (("sites", report.missing_sites), ("copies", report.copies), ("planes", report.focus_planes))
+    yield from ((name, sentence) for name, sentence in sentences if sentence is not None)
     for doubt in report.doubts:
         yield "doubt", str(doubt)
     yield "arrays", format_bytes(report.array_bytes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from support.focus_stacks import paint_stack, write_ndpi, write_svs
 from support.remote_slides import upload
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.slides_on_disk import write_slide
@@ -42,6 +43,24 @@ def test_slides_in_s3_give_what_they_give_on_a_disk(tmp_path: Path, s3_run: tupl
         assert fetched_s >= 0
     for folder in (tmp_path / "scratch").iterdir():
         assert not list(folder.iterdir())
+
+
+def test_focus_planes_of_slides_in_s3_are_read(tmp_path: Path, s3_run: tuple[str, StoreConfig]) -> None:
+    url, access = s3_run
+    painted = paint_stack(512, planes=3, step_um=10.0, objects=9)
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    write_ndpi(folder / "a.ndpi", painted, levels=1, depths_um=[-10, 0, 10])
+    write_svs(folder / "b.svs", painted)
+    upload(folder, f"{url}/slides", access)
+    config = load_config(None, [*CLASSICAL, f"slides.scratch={tmp_path / 'scratch'}", "slides.planes=best"])
+    near = process(f"{tmp_path}/run", find_slides(str(folder)).rows, config)
+    config = config.model_copy(update={"store": access})
+    far = process(f"{url}/run", find_slides(f"{url}/slides", access=access).rows, config)
+    assert sorted(far) == ["a.ndpi", "b.svs"]
+    for slide_id, (objects, _) in far.items():
+        assert objects.drop_columns(["arrays"]).equals(near[slide_id][0].drop_columns(["arrays"]))
+        assert set(objects["focus_plane"].to_pylist()) == {0, 1, 2}
 
 
 def process(run: str, rows: list[CatalogRow], config: RunConfig) -> dict[str, tuple[pa.Table, float]]:

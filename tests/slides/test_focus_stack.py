@@ -127,6 +127,14 @@ def test_order_of_planes_that_an_ome_tiff_states_is_kept(tmp_path: Path, painted
     assert np.array_equal(stack.read(0, 0, 0, 0, 768, 768)[0], painted.planes[3])
 
 
+def test_ome_tiff_of_another_writer_is_read(tmp_path: Path, painted: FocusStack) -> None:
+    path = tmp_path / "s.ome.tif"
+    tifffile.imwrite(path, painted.planes, tile=(256, 256), photometric="rgb", metadata={"axes": "ZYXS"})
+    stack = opened(path)
+    for plane in range(4):
+        assert np.array_equal(stack.read(plane, 0, 0, 0, 768, 768)[0], painted.planes[plane])
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -53,6 +53,7 @@ from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.files.parquet import to_table
 from fossilray.store.query.connection import connect, create_objects_view
 from fossilray.store.run.doubts import doubts_of_run
+from fossilray.store.run.focus_planes import describe_planes
 from fossilray.store.run.layout import picture_path
 from fossilray.store.run.roles import picture as picture_file
 from fossilray.store.run.slide_states import read_states
@@ -159,6 +160,7 @@ def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[
         "slides": list(_show_slides(store, listed)),
         "stages": _mean_stages(slides),
         "cost": " ".join(_cost(store, slides, left=states.counts.left)),
+        "focus_planes": describe_planes(to_table(slides, SLIDES_SCHEMA)),
         "doubts": shown_doubts[:MAX_LISTED_DOUBTS],
         "doubt_count": len(shown_doubts),
         "lossy": sorted(filter(_has_losses, slides), key=_lost_share, reverse=True)[:20],

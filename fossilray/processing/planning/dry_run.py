@@ -5,6 +5,7 @@ Of a slide in an object store a few kB are read, and its tiles are planned rough
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
@@ -90,7 +91,7 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
         _memory(config),
         crop_bytes(config),
         config.slides.scratch_gb,
-        catalog.notes,
+        (*catalog.notes, *_plane_notes([plan.row for plan in plans], config)),
     )
 
 
@@ -155,6 +156,19 @@ def render_plan(plan: RunPlan) -> Group:
         for refused in plan.refused[:100]
     ]
     return Group(table, *lines)
+
+
+def _plane_notes(rows: Sequence[CatalogRow], config: RunConfig) -> Iterator[str]:
+    """Yield what `slides.planes` costs on slides with focus planes, if it reads them."""
+    planes = [row.planes for row in rows if row.planes is not None and row.planes > 1]
+    chosen = config.slides.planes
+    if planes and chosen != "middle":
+        slides = counted(len(planes), "slide")
+        repeated = "read and detected" if chosen == "all" else "read"
+        yield (
+            f"slides.planes is {chosen}: {slides} with up to {max(planes):,} focus planes, of which every plane is "
+            f"{repeated}; their time is estimated as that of one plane"
+        )
 
 
 def _resolution(row: CatalogRow) -> str:
