@@ -67,6 +67,12 @@ TrainSetOption = Annotated[
         "--train-set", help="Override one field of the training, e.g. metric.loss=supcon; may be repeated."
     ),
 ]
+MppOption = Annotated[
+    float | None,
+    typer.Option(
+        "--mpp", help="um per px of slides and fields of view that state none; replaces slides.mpp."
+    ),
+]
 SingleWriterOption = Annotated[
     bool,
     typer.Option(

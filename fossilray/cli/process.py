@@ -12,6 +12,7 @@ from fossilray.cli.options import (
     ClusterOption,
     ConfigOption,
     DryRunOption,
+    MppOption,
     PlanesOption,
     RunToWriteOption,
     SetOption,
@@ -43,6 +44,7 @@ def process_slides(
     dry_run: DryRunOption = False,
     single_writer: SingleWriterOption = False,
     strict: StrictOption = False,
+    mpp: MppOption = None,
     strict_doubts: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +63,8 @@ def process_slides(
     from fossilray.jobs.progress import choose_display
     from fossilray.processing.planning.dry_run import plan_run, render_plan
 
-    given = [] if strict_doubts is None else [f"slides.strict_doubts=[{strict_doubts}]"]
+    given = _resolution(mpp)
+    given += [] if strict_doubts is None else [f"slides.strict_doubts=[{strict_doubts}]"]
     given += [] if planes is None else [f"slides.planes={planes}"]
     chosen = settings(config, [*(set_ or []), *given], workers)
     if single_writer:
@@ -110,11 +113,14 @@ def catalog(
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    mpp: MppOption = None,
 ) -> None:
     """List every slide with its metadata in a table; files that cannot be used go to OUT.refused.csv with a reason."""
     from fossilray.slides.catalog import (
         check_catalog_name,
+        describe_missing_mpp,
         describe_missing_sites,
+        fill_in_mpp,
         find_slides,
         write_catalog,
         write_refused,
@@ -122,20 +128,21 @@ def catalog(
     from fossilray.store.run.doubts import count_doubts
 
     check_catalog_name(out_file)
-    chosen = settings(config, set_)
+    chosen = settings(config, [*(set_ or []), *_resolution(mpp)])
     slides_found = find_slides(
         slides,
         access=chosen.slides.access or chosen.store,
         name_pattern=name_pattern or chosen.slides.name_pattern,
         unique_scans=chosen.slides.unique_scans,
     )
+    slides_found = fill_in_mpp(slides_found, mpp)
     write_catalog(slides_found, out_file)
     if slides_found.refused:
         write_refused(slides_found, out_file.with_suffix(".refused.csv"))
     print_line(f"{counted(len(slides_found.rows), 'slide')} -> {out_file}")
-    missing = describe_missing_sites(slides_found.rows)
-    if missing is not None:
-        print_line(missing)
+    for missing in (describe_missing_sites(slides_found.rows), describe_missing_mpp(slides_found.rows)):
+        if missing is not None:
+            print_line(missing)
     for note in slides_found.notes:
         print_line(note)
     for doubt in count_doubts({row.slide_id: row.doubts or () for row in slides_found.rows}):
@@ -144,6 +151,10 @@ def catalog(
         print_line(f"  refused {refused.path}: {refused.reason}")
     if not slides_found.rows:
         raise typer.Exit(3)
+
+
+def _resolution(mpp: float | None) -> list[str]:
+    return [] if mpp is None else [f"slides.mpp={mpp}"]
 
 
 def trace(

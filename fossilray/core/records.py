@@ -62,7 +62,7 @@ class CatalogRow:
     well: str | None = None
     measured_depth_m: float | None = None
     mpp_from: str | None = None
-    """`slide` or `catalog`: what states `mpp`. This field and all below are None in runs before version 6."""
+    """`slide`, `sidecar`, `catalog` or `config`: what states `mpp`. From here on None in runs before version 6."""
     planes: Annotated[int, pa.int32()] | None = None
     """Number of focus planes that the slide stores."""
     scan_id: str | None = None
@@ -143,7 +143,7 @@ class SlideSummary:
     pass_lost_mm2: tuple[float, ...] | None = None
     """Foreground area of each pass in tiles that could not be read."""
     mpp_from: str | None = None
-    """`slide`, `catalog` or `config`: what states `mpp`. This field and all below are None before version 6."""
+    """`slide`, `sidecar`, `catalog` or `config`: what states `mpp`. All from here on are None before version 6."""
     planes: Annotated[int, pa.int32()] | None = None
     """Number of focus planes that the slide stores."""
     scan_id: str | None = None

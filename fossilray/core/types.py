@@ -62,7 +62,7 @@ class SlideInfo:
     background_rgb: tuple[int, int, int]
     """Colour of the background under transparent pixels."""
     mpp_from: str = "slide"
-    """What states `mpp`: `slide`, `catalog` or `config`."""
+    """What states `mpp`: `slide`, `sidecar`, `catalog` or `config`."""
     properties: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Properties of the slide by OpenSlide's names; empty where they were not read."""
 

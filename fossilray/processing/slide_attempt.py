@@ -33,6 +33,7 @@ from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
 from fossilray.slides.doubts.before import check_slide
 from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
 from fossilray.slides.doubts.tiles import with_losses
+from fossilray.slides.fields.sidecar import source_of_mpp
 from fossilray.slides.identity import scan_id_of
 from fossilray.slides.planes import count_planes
 from fossilray.slides.slide import Slide, open_slide
@@ -258,7 +259,7 @@ class SlideAttempt:
             pass_um_per_px=tuple(loss.um_per_px for loss in detections.passes),
             pass_foreground_mm2=tuple(loss.foreground_mm2 for loss in detections.passes),
             pass_lost_mm2=tuple(loss.lost_mm2 for loss in detections.passes),
-            mpp_from=info.mpp_from,
+            mpp_from=source_of_mpp(info.mpp_from, self._row.mpp_from),
             planes=count_planes(info.properties, slide.tiff_format),
             scan_id=scan_id_of(info),
             doubts=doubts,

@@ -104,9 +104,7 @@ def _draw_frames(slide: Pillow.Image, frames: NDArray[np.float64], classes: NDAr
         draw = ImageDraw.Draw(mask)
         for frame in chosen:
             draw.rectangle(frame.tolist(), outline=round(255 * opacity), width=_line_width(frame))
-        slide.paste(
-            size.colour, (0, 0, slide.width, slide.height), mask.resize(slide.size, Pillow.Resampling.BOX)
-        )
+        slide.paste(size.colour, (0, 0, slide.width, slide.height), mask.reduce(_OVERSAMPLING))
     return slide
 
 

@@ -11,6 +11,9 @@ START_BYTES = 4096
 FIELD_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp"))
 """Endings, lower case, of images that are read as fields of view; a TIFF may be one too, without tiles."""
 
+FIELD_VENDOR = "field"
+"""Vendor of fields of view, where slides have the one of their scanner."""
+
 ARCHIVE_SUFFIXES = frozenset((".zip", ".7z", ".rar", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst"))
 """Endings, lower case, of packed files."""
 

@@ -12,14 +12,15 @@ _MOST_HIERARCHIES = 64
 _OME_SIZE = re.compile(r'\bSizeZ\s*=\s*"(\d{1,6})"')
 # A projection of the planes, which MIRAX may list before them.
 _MIRAX_PROJECTION = "ExtFocus"
-_STATED = ("dicom.TotalPixelMatrixFocalPlanes", "zeiss.Information.Image.SizeZ")
+_STATED = ("dicom.TotalPixelMatrixFocalPlanes", "zeiss.Information.Image.SizeZ", "field.planes")
 
 
 def count_planes(properties: Mapping[str, str], tiff: TiffFormat | None = None) -> int:
     """Return the number of focus planes; 1 where none are stated.
 
     MIRAX states them as a hierarchy such as `Microscope focus level`, OME-TIFF as SizeZ, DICOM and CZI in a field of
-    their own, NDPI as the depth of each image; in another TIFF they are further images of the size of the first.
+    their own, NDPI as the depth of each image; in another TIFF, and in a field of view, they are further images of the
+    size of the first.
 
     properties: of the slide, by OpenSlide's names. tiff: format of a TIFF.
     """

@@ -125,11 +125,12 @@ def choose_mpp(
     mpp: float | None,
     catalog_mpp: float | None,
     mpp_override: float | None,
+    sidecar_mpp: float | None = None,
 ) -> tuple[float | None, str]:
-    """Return the um per level-0 pixel to use, and what states it: `slide`, `catalog` or `config`.
+    """Return the um per level-0 pixel to use, and what states it: `slide`, `sidecar`, `catalog` or `config`.
 
-    The order is mpp_override, catalog_mpp, stated (by the slide), mpp. A catalog that repeats the slide's value adds
-    nothing to it. shown: the slide's name in messages.
+    The order is mpp_override, catalog_mpp, sidecar_mpp, stated (by the slide), mpp. A catalog that repeats the value of
+    the sidecar or the slide adds nothing to it. shown: the slide's name in messages.
 
     Raises:
         UnequalPixels: the slide states different values along x and y, and neither mpp_override nor catalog_mpp is
@@ -138,6 +139,10 @@ def choose_mpp(
     if mpp_override is not None:
         return mpp_override, "config"
     square = stated.square if stated is not None else None
+    if sidecar_mpp is not None and (
+        catalog_mpp is None or math.isclose(catalog_mpp, sidecar_mpp, rel_tol=_SAME_MPP)
+    ):
+        return sidecar_mpp, "sidecar"
     if catalog_mpp is not None:
         repeats = square is not None and math.isclose(catalog_mpp, square, rel_tol=_SAME_MPP)
         return catalog_mpp, "slide" if repeats else "catalog"

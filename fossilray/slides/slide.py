@@ -24,6 +24,7 @@ from fossilray.slides.direct.index_faults import count_reasons
 from fossilray.slides.direct.listed_tiles import ListedTiles, read_listed_tiles
 from fossilray.slides.direct.placement import is_everywhere
 from fossilray.slides.direct.reader import DirectReader
+from fossilray.slides.fields.opening import open_field
 from fossilray.slides.handle_reader import HandleReader
 from fossilray.slides.limits import check_size
 from fossilray.slides.mirax.companions import check_mirax
@@ -50,7 +51,8 @@ def open_slide(
     """Open a slide for reading by any number of threads.
 
     Args:
-        path: file of a MIRAX (.mrxs), TIFF or SVS slide, or another format that OpenSlide reads.
+        path: file of a MIRAX (.mrxs), TIFF or SVS slide, or another format that OpenSlide reads; or a field of view, a
+            JPEG, PNG, BMP or single-page TIFF.
         mpp: micrometres per level-0 pixel, if the slide states none.
         catalog_mpp: micrometres per level-0 pixel that the user's catalog states; used instead of the slide's value.
         mpp_override: micrometres per level-0 pixel, used instead of either.
@@ -83,20 +85,35 @@ def open_slide(
         ...     corner = slide.read(0, slide.info.bounds.x_min, slide.info.bounds.y_min, 512, 512)
     """
     path = Path(path)
+    resolutions = {"mpp": mpp, "catalog_mpp": catalog_mpp, "mpp_override": mpp_override}
     with ExitStack() as opened:
         links = check_names(path, partial(check_files, max_gigapixels=max_gigapixels))
         if links is not None:
             opened.callback(links.close)
             path = links.path
+        elif (field := _open_field(path, **resolutions)) is not None:
+            return field
         handle = open_handle(path)
         opened.callback(handle.close)
-        info = describe_slide(path, handle, mpp=mpp, catalog_mpp=catalog_mpp, mpp_override=mpp_override)
+        info = describe_slide(path, handle, **resolutions)
         check_size(info, max_gigapixels=max_gigapixels)
         listed = read_listed_tiles(info)
         opened.pop_all()
     if listed is not None:
         info = replace(info, bounds=listed.widen(info.bounds, info.width, info.height))
     return Slide(info, handle, partial(open_handle, path), listed=listed, reader=reader, links=links)
+
+
+def _open_field(path: Path, **resolutions: float | None) -> Slide | None:
+    """Return the slide of a field of view; None for other files. It is read whole, so that no read can fail."""
+    try:
+        opened = open_field(path, **resolutions)
+    except OSError as error:
+        raise as_slide_error(error, error.filename or path) or error from None
+    if opened is None:
+        return None
+    info, handle = opened
+    return Slide(info, handle, lambda: handle)
 
 
 def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:

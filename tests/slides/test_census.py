@@ -58,7 +58,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SENTENCE = (
     "6 slides; 4 DICOM files read as 3 slides; 1 without an ending read; 1 .qptiff read; "
-    "12 .jpg, 1 .png passed over: fields of view, see docs/guide/formats.md; "
+    "12 .jpg, 1 .png passed over: images beside slides, see docs/guide/fields.md; "
     "4 without an ending, 1 .docx passed over; 2 .zip passed over: archives (unpack those that hold slides); "
     "1 .nd2, 1 .vsi passed over: formats that OpenSlide does not read, see docs/guide/formats.md; "
     "1 .btf passed over: no tiled TIFF"
@@ -112,9 +112,7 @@ def test_the_files_of_a_series_are_staged_together(archive: Path, s3_run: S3) ->
 
 def test_a_folder_without_a_slide_names_what_it_holds(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png", "list.csv", ".hidden")
-    assert find_slides(str(tmp_path)).notes == (
-        "no slide; 2 .png passed over: fields of view, see docs/guide/formats.md; 1 .csv passed over",
-    )
+    assert find_slides(str(tmp_path)).notes == ("no slide that can be read (2 refused); 1 .csv passed over",)
     (tmp_path / "none").mkdir()
     assert find_slides(str(tmp_path / "none")).notes == ("the folder is empty",)
     touch(tmp_path / "refused", "a.svs", "b.xyz")
@@ -167,7 +165,7 @@ def test_parts_of_virtual_slides_are_not_counted(tmp_path: Path) -> None:
     (note,) = find_slides(str(tmp_path)).notes
     assert (
         note
-        == "no slide that can be read (1 refused); 1 .jpg passed over: fields of view, see docs/guide/formats.md"
+        == "no slide that can be read (1 refused); 1 .jpg passed over: images beside slides, see docs/guide/fields.md"
     )
 
 

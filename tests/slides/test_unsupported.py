@@ -106,7 +106,7 @@ TRUTH: dict[str, tuple[str, Callable[[Path], None], type[SlideError], str]] = {
     "LERC": ("a.svs", tiff_of(34887), UnsupportedSlide, "LERC.*imagecodecs"),
     "JPEG XL": ("a.tif", tiff_of(50002), UnsupportedSlide, "JPEG XL.*imagecodecs"),
     "old JPEG": ("a.tif", tiff_of(6), UnsupportedSlide, "old JPEG"),
-    "strips": ("a b.tif", in_strips, UnsupportedSlide, r"in strips, not in tiles.*vips tiffsave 'a b\.tif'"),
+    "strips": ("a b.svs", in_strips, UnsupportedSlide, r"in strips, not in tiles.*vips tiffsave 'a b\.svs'"),
     "32 bits": ("a.tif", image_of("uint32"), UnsupportedSlide, "32-bit samples.*8 bits per colour"),
     "float": ("a.tif", image_of("float16"), UnsupportedSlide, "floating-point samples.*8 bits per colour"),
     "MIRAX JPEG XR": (

@@ -18,6 +18,7 @@ from fossilray.processing.detection.passes import DetectionPass, plan_passes
 from fossilray.processing.detection.windows import plan_windows, scanned_in_tiles_mm2
 from fossilray.slides.doubts.before import check_metadata, check_slide
 from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
+from fossilray.slides.fields.sidecar import source_of_mpp
 from fossilray.slides.limits import check_size
 from fossilray.slides.properties import choose_mpp, missing_mpp
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
@@ -96,6 +97,7 @@ class SlidePlanner:
             catalog_mpp=row.mpp,
             mpp_override=slides.mpp_override,
         )
+        mpp_from = source_of_mpp(mpp_from, row.mpp_from)
         if mpp is None:
             raise MissingResolution(missing_mpp(metadata.properties, files.name))
         row = replace(row, mpp=mpp, mpp_from=mpp_from)

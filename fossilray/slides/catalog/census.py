@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from fossilray.core.folder_kinds import kind_of_folder
+from fossilray.core.slide_names import SLIDE_SUFFIXES
 from fossilray.core.text import counted
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog
 from fossilray.slides.dicom import DICOM_START_BYTES, read_series
@@ -58,13 +59,16 @@ class Census:
     ) -> list[str]:
         """Return the names of slides among the files of one folder, and count the others.
 
-        is_slide: whether a file has the name of a slide. read: gives the bytes of a
+        is_slide: whether a file has the name of a slide or of a field of view. read: gives the bytes of a
         file; None if it is none or cannot be read.
         """
         names = list(names)
         slides = [name for name in names if is_slide(name)]
         stems = {PurePosixPath(name).stem for name in slides}
         virtual = {PurePosixPath(name).stem for name in slides if name.lower().endswith((".vms", ".vmu"))}
+        slides = [
+            name for name in slides if _ending(name) not in FIELD_SUFFIXES or not _is_part(name, virtual)
+        ]
         taken = set(slides)
         for name in names:
             if name in taken or _is_hidden(name) or _is_part(name, virtual):
@@ -78,6 +82,10 @@ class Census:
             else:
                 self._others[ending] += 1
         return slides
+
+    def pass_over(self, names: Iterable[str]) -> None:
+        """Count images that are no fields of view. names: of the files."""
+        self._others.update(map(_ending, names))
 
     def notes(self, catalog: Catalog, *, dicom_files: int) -> tuple[str, ...]:
         """Return the sentence about what the folder holds; none where it holds slides with known endings alone.
@@ -158,8 +166,8 @@ def _passed_over(others: Counter[str], looked_at: Counter[str]) -> list[str]:
 
 def _reason(ending: str) -> str:
     """Return why files with this ending are passed over; empty where the ending itself shows it."""
-    if ending in FIELD_SUFFIXES:
-        return "fields of view, see docs/guide/formats.md"
+    if ending in FIELD_SUFFIXES or ending in SLIDE_SUFFIXES:
+        return "images beside slides, see docs/guide/fields.md"
     if ending in ARCHIVE_SUFFIXES:
         return "archives (unpack those that hold slides)"
     if ending in _TIFF_SUFFIXES:

@@ -29,6 +29,7 @@ from fossilray.core.slide_names import slide_id_for
 from fossilray.slides.access import as_slide_error
 from fossilray.slides.catalog.census import Census
 from fossilray.slides.catalog.copies import mark_copies
+from fossilray.slides.catalog.fields import choose_fields, names_images
 from fossilray.slides.catalog.find_remote import find_remote_slides, is_remote_slide
 from fossilray.slides.catalog.series import catalog_of, first_of_series
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
@@ -81,13 +82,18 @@ def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None)
     if S_ISREG(mode):
         root, files = path.parent, [path]
     elif S_ISDIR(mode):
-        root, files = path, sorted(walk_folder(path, unlisted, census))
+        root = path
+        files, passed_over = choose_fields(sorted(walk_folder(path, unlisted, census)))
+        census.pass_over(file.name for file in passed_over)
         if unlisted and unlisted[0][0] == path:
             raise _refused_whole(path, unlisted[0][1])
     elif glob.has_magic(target):
         root = _root_of_glob(path)
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
         files = sorted(sort_matches({Path(match) for match in matches}, census))
+        if not names_images(target):
+            files, passed_over = choose_fields(files)
+            census.pass_over(file.name for file in passed_over)
     else:
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
     check_search_time(pattern, (Path(os.path.abspath(file)).as_posix() for file in files))  # noqa: PTH100
@@ -258,7 +264,7 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
         bounds_height=info.bounds.height,
         well=well or well_of_folders(_folders(path, root), pattern),
         measured_depth_m=depth,
-        mpp_from=None if mpp is None else "slide",
+        mpp_from=None if mpp is None else info.mpp_from,
         planes=planes,
         doubts=doubts,
         scan_id=scan_id_of(info),

@@ -12,7 +12,12 @@ from functools import cached_property, partial
 from pathlib import PurePosixPath
 
 from fossilray.core.config import AccessConfig
-from fossilray.core.errors import CatalogError, SlideError, SourceAccessDenied, SourceUnreachable
+from fossilray.core.errors import (
+    CatalogError,
+    SlideError,
+    SourceAccessDenied,
+    SourceUnreachable,
+)
 from fossilray.core.name_pattern import NamePattern
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import CatalogRow, RejectedFile
@@ -20,10 +25,13 @@ from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.core.user_table import MAX_BYTES
 from fossilray.slides.catalog.census import Census, is_own_folder
+from fossilray.slides.catalog.fields import looks_like_a_field, names_images
+from fossilray.slides.catalog.remote_fields import choose_remote_fields, remote_sidecar_mpp
 from fossilray.slides.catalog.series import catalog_of, first_of_series
 from fossilray.slides.catalog.sites import check_search_time
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
 from fossilray.slides.doubts.before import check_metadata
+from fossilray.slides.file_kinds import FIELD_VENDOR
 from fossilray.slides.mirax.companions import file_missing_message
 from fossilray.slides.mirax.names import is_slidedat, match_name, name_key
 from fossilray.slides.remote.dicom_files import read_all_series
@@ -95,6 +103,10 @@ class _Listing:
         folder = folder_of(url)
         return [folder] if folder in self.folders else self._by_key.get(_folder_key(folder), [folder])
 
+    def names_in(self, folder: str) -> tuple[str, ...]:
+        """Return the names of the files directly in a folder."""
+        return self.folders[folder].names if folder in self.folders else ()
+
     @cached_property
     def _by_key(self) -> dict[tuple[str, str], list[str]]:
         """Folders by `_folder_key`; used once the listing is complete."""
@@ -137,6 +149,9 @@ def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NameP
                 Census() if any(map(is_slidedat, packed.names)) else census,
             )
         ]
+        if not names_images(root):
+            matching, passed_over = choose_remote_fields(source, matching, listing.names_in)
+            census.pass_over(passed_over)
         return _catalog(source, above, matching, listing, pattern, census=census)
     listing = _survey(source.walk(root))
     if not listing.folders:
@@ -148,6 +163,8 @@ def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NameP
     ]
     census = Census()
     slides += _sort_others(source, listing, root, orphans, census)
+    slides, passed_over = choose_remote_fields(source, slides, listing.names_in)
+    census.pass_over(passed_over)
     return _catalog(source, root, slides, listing, pattern, census=census, refused=refused)
 
 
@@ -203,7 +220,7 @@ def _without_companions(listing: _Listing, root: str) -> tuple[list[RemoteFile],
 def _sort_others(
     source: SlideSource, listing: _Listing, root: str, orphans: Sequence[str], census: Census
 ) -> list[RemoteFile]:
-    """Return the slides without a known ending; the other files are counted.
+    """Return the images and the slides without a known ending; the other files are counted.
 
     Files in the folders of MIRAX slides and in those that fossilray wrote are neither.
     """
@@ -232,7 +249,7 @@ def _sort(source: SlideSource, files: Mapping[str, RemoteFile], census: Census) 
     """Return the slides among the files of one folder; the others are counted."""
     slides = census.sort(
         files,
-        is_slide=_looks_like_a_slide,
+        is_slide=lambda name: looks_like_a_field(name) or _looks_like_a_slide(name),
         read=lambda name: partial(_read_range, source, files[name]),
     )
     return [files[name] for name in slides]
@@ -288,14 +305,19 @@ def _describe(
     name = slide.url.rpartition("/")[2]
     try:
         metadata = read_metadata(source, _bundle(source, slide, name, listing), shown=name)
+        is_field = metadata.vendor == FIELD_VENDOR
+        sidecar_mpp = (
+            remote_sidecar_mpp(source, slide.url, listing.names_in if listing else None) if is_field else None
+        )
     except SourceAccessDenied:
         # It is reported when the slide is processed; access may have been granted by then.
-        metadata = SlideMetadata()
+        metadata, sidecar_mpp = SlideMetadata(), None
     except SourceUnreachable:
         raise
     except SlideError as error:
         return RejectedFile(slide_id, slide.url, str(error), type(error).__name__)
-    return _row(slide_id, slide.url, root, metadata, pattern)
+    row = _row(slide_id, slide.url, root, metadata, pattern)
+    return row if sidecar_mpp is None else replace(row, mpp=sidecar_mpp, mpp_from="sidecar")
 
 
 def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing | None) -> SlideFiles:

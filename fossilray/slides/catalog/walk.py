@@ -11,6 +11,7 @@ from stat import S_ISREG
 
 from fossilray.core.slide_names import SLIDE_SUFFIXES
 from fossilray.slides.catalog.census import Census, is_own_folder
+from fossilray.slides.catalog.fields import looks_like_a_field
 from fossilray.slides.dicom import DICOM_START_BYTES, NOT_DICOM, DicomSeries, read_series
 from fossilray.slides.mirax.names import is_slidedat, paired_folders
 
@@ -59,7 +60,7 @@ def _sort(here: Path, names: Sequence[str], census: Census) -> list[Path]:
     """Return the slides among the files of one folder; the others are counted."""
     slides = census.sort(
         names,
-        is_slide=lambda name: _looks_like_a_slide(here / name),
+        is_slide=lambda name: looks_like_a_field(name) or _looks_like_a_slide(here / name),
         read=lambda name: partial(_read_range, here / name),
     )
     return [here / name for name in slides]

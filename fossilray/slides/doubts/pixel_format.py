@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from fossilray.core.records import Doubt
 from fossilray.core.text import counted
 from fossilray.core.types import SlideInfo
+from fossilray.slides.file_kinds import FIELD_VENDOR
 from fossilray.slides.tiff.pixel_format import TiffFormat
 
 _RGB, _YCBCR = 2, 6
@@ -37,7 +38,9 @@ def bit_depth_doubts(info: SlideInfo, tiff: TiffFormat | None) -> Iterator[Doubt
     if colours is not None or (samples is not None and samples not in (3, 4)):
         names = colours or "other colours than RGB"
         faults.append(
-            f"{counted(samples, 'sample') if samples is not None else 'samples'} per pixel ({names})"
+            f"{counted(samples, 'sample')} per pixel ({names})"
+            if samples is not None
+            else f"no RGB colours ({names})"
         )
     if faults:
         yield Doubt(
@@ -86,6 +89,9 @@ def _pixels(info: SlideInfo, tiff: TiffFormat | None) -> tuple[int | None, int |
         if tiff.photometric not in (_RGB, _YCBCR):
             colours = _COLOURS.get(tiff.photometric, f"photometric interpretation {tiff.photometric}")
         return tiff.bits, tiff.samples, colours
+    if info.vendor == FIELD_VENDOR:
+        stated = info.properties.get("field.colours")
+        return _whole(info.properties.get("field.bits")), None, stated if stated != "RGB" else None
     bits, samples = (_whole(info.properties.get(name)) for name in (_BITS[info.vendor == "mirax"], _SAMPLES))
     return bits, samples, None
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from fossilray.core.records import Doubt
 from fossilray.core.types import SlideInfo
+from fossilray.slides.file_kinds import FIELD_VENDOR
 from fossilray.slides.properties import SAME_SCALE, StatedMpp, stated_mpp, tagged_mpp, unbelieved_mpp
 
 # Scanners' cameras have pixels of 3 to 7 um and adapters of 0.5x to 1.6x: 10 / magnification um per px, give or take.
@@ -20,6 +21,9 @@ _COVER_GLASS_MM = (30.0, 60.0)
 _SMALLEST_SCAN_MM = 0.5
 # A field of view, which is one photo, may be smaller; most cameras have fewer pixels a side.
 _LARGEST_FIELD_PX = 4096
+# Oil immersion objectives of 100x, which photographs of fields are taken with and scans are not, and small ones.
+_OF_FIELDS = (0.02, 2.6)
+_SOURCES = {"catalog": "the catalog", "sidecar": "its sidecar"}
 _BOUNDS = ("x", "y", "width", "height")
 _SMALLEST_BOUNDS_SHARE = 1e-4
 _REMEDY = "state the true value in the column mpp of the catalog or in slides.mpp_override"
@@ -38,7 +42,7 @@ def mpp_doubts(info: SlideInfo, mpp: float | None) -> Iterator[Doubt]:
         return
     square = stated.square if stated is not None else None
     if square is not None and info.mpp_from != "slide" and abs(mpp / square - 1) > SAME_SCALE:
-        where = "the catalog" if info.mpp_from == "catalog" else "slides.mpp_override"
+        where = _SOURCES.get(info.mpp_from, "slides.mpp_override")
         yield Doubt(
             "mpp-differs",
             mpp,
@@ -116,14 +120,16 @@ def _contradiction(info: SlideInfo, mpp: float) -> Iterator[Doubt]:
 
 
 def _why_implausible(info: SlideInfo, mpp: float) -> str | None:
+    is_field = info.vendor == FIELD_VENDOR
+    low, high = _OF_FIELDS if is_field else _WITHOUT_OBJECTIVE
     power = _objective(info.properties)
     if power is not None:
         low, high = plausible_mpp(power)
         if not low <= mpp <= high:
             return f"{mpp:.4g} um per px with a {power:g}x objective, which gives {low:.2g} to {high:.3g}"
-    elif not _WITHOUT_OBJECTIVE[0] <= mpp <= _WITHOUT_OBJECTIVE[1]:
-        low, high = _WITHOUT_OBJECTIVE
-        return f"{mpp:.4g} um per px, where scans of microfossils have {low:g} to {high:g}"
+    elif not low <= mpp <= high:
+        what = "photographs" if is_field else "scans"
+        return f"{mpp:.4g} um per px, where {what} of microfossils have {low:g} to {high:g}"
     longest_px = max(info.bounds.width, info.bounds.height)
     longest_mm = longest_px * mpp / 1000
     shortest_mm = min(info.bounds.width, info.bounds.height) * mpp / 1000
@@ -131,7 +137,7 @@ def _why_implausible(info: SlideInfo, mpp: float) -> str | None:
     area = f"at {mpp:.4g} um per px the scanned area has {sides}"
     if shortest_mm > _COVER_GLASS_MM[0] or longest_mm > _COVER_GLASS_MM[1]:
         return f"{area}, more than a cover glass of {_COVER_GLASS_MM[0]:g} x {_COVER_GLASS_MM[1]:g}"
-    if longest_px > _LARGEST_FIELD_PX and longest_mm < _SMALLEST_SCAN_MM:
+    if not is_field and longest_px > _LARGEST_FIELD_PX and longest_mm < _SMALLEST_SCAN_MM:
         return f"{area}, less than the {_SMALLEST_SCAN_MM:g} of a small scan"
     return None
 

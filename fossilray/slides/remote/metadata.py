@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 
 from fossilray.core.errors import NotASlide
 from fossilray.core.types import Level, Rect, SlideInfo
-from fossilray.slides.file_kinds import START_BYTES, TIFF_STARTS, has_slide_start, kind_of
+from fossilray.slides.fields.image_header import HEADER_BYTES, is_field, read_header
+from fossilray.slides.file_kinds import (
+    FIELD_SUFFIXES,
+    FIELD_VENDOR,
+    START_BYTES,
+    TIFF_STARTS,
+    has_slide_start,
+    kind_of,
+)
 from fossilray.slides.mirax.companions import check_support
 from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_properties, read_scanned
 from fossilray.slides.mirax.slidedat import check_claims
-from fossilray.slides.properties import StatedMpp
+from fossilray.slides.properties import StatedMpp, stated_mpp
 from fossilray.slides.refusals import refuse_start, why_tiff_unsupported
 from fossilray.slides.remote.slide_files import SlideFiles, is_mirax
 from fossilray.slides.remote.source import RemoteFile, SlideSource
@@ -97,14 +105,19 @@ def read_metadata(
             ) from None
     file = bundle.files[bundle.name]
     start = _read(source, file, 0, START_BYTES)
+
+    def read(begin: int, end: int) -> bytes:
+        is_there = end <= len(start) or len(start) == file.bytes
+        return start[begin:end] if is_there else _read(source, file, begin, end)
+
+    if is_field(shown, start, read):
+        return _of_field(
+            shown, start if file.bytes <= len(start) else _read(source, file, 0, HEADER_BYTES), read
+        )
     if not start.startswith(TIFF_STARTS):
         return _no_tiff(shown, start)
     tiff = read_tiff(
-        lambda begin, end: (
-            start[begin:end]
-            if end <= len(start) or len(start) == file.bytes
-            else _read(source, file, begin, end)
-        ),
+        read,
         check=partial(_check_support, shown),
     )
     if tiff is None:
@@ -138,6 +151,12 @@ def _read(source: SlideSource, file: RemoteFile, start: int, stop: int) -> bytes
         raise NotASlide(f"{file.url} was deleted just now; check the path") from None
 
 
+def _of_field(shown: str, start: bytes, read: Callable[[int, int], bytes]) -> SlideMetadata:
+    header = read_header(shown, start, read)
+    whole = Rect(0, 0, header.width, header.height)
+    return SlideMetadata(FIELD_VENDOR, header.levels, stated_mpp(header.properties), whole, header.properties)
+
+
 def _check_support(shown: str, directories: Sequence[TiffDirectory]) -> None:
     refusal = why_tiff_unsupported(shown, directories)
     if refusal is not None:
@@ -147,6 +166,6 @@ def _check_support(shown: str, directories: Sequence[TiffDirectory]) -> None:
 def _no_tiff(shown: str, start: bytes) -> SlideMetadata:
     # OpenSlide identifies files by content, not by name; DICOM and some others may have any name.
     others = has_slide_start(start) or start.startswith(b"[")
-    if others or (not shown.lower().endswith(_TIFF_SUFFIXES) and kind_of(start) is None):
+    if others or (not shown.lower().endswith((*_TIFF_SUFFIXES, *FIELD_SUFFIXES)) and kind_of(start) is None):
         return SlideMetadata()
     raise refuse_start(shown, start)
