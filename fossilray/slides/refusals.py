@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from fossilray.core.errors import NotASlide, SlideError, UnsupportedSlide
 from fossilray.slides.file_kinds import START_BYTES, TIFF_STARTS, foreign_slide, is_dicom, kind_of
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
+from fossilray.slides.tiff.pixel_format import describe_format
 
 _BITS, _COMPRESSION, _TILE_WIDTH, _SAMPLE_FORMAT = 258, 259, 322, 339
 _APERIO = "Aperio"
@@ -208,7 +209,7 @@ def why_tiff_unsupported(name: str, directories: Sequence[TiffDirectory]) -> Sli
         )
     if _TILE_WIDTH not in first.tags:
         return None
-    return _unsupported_samples(name, first)
+    return _unsupported_samples(name, first) or _unsupported_planes(name, directories)
 
 
 def explain_tiff_failure(path: Path) -> SlideError | None:
@@ -248,6 +249,19 @@ def _unsupported_codec(name: str, first: TiffDirectory) -> SlideError | None:
         unsupported_compression(name, number)
         if number in _CODECS and not (is_aperio and number in _OF_APERIO)
         else None
+    )
+
+
+def _unsupported_planes(name: str, directories: Sequence[TiffDirectory]) -> SlideError | None:
+    """Return the error for an SVS with the levels of each focus plane after those of the one before."""
+    planes = describe_format(directories).full_size
+    first = directories[0]
+    is_aperio = _DESCRIPTION in first.tags and str(first.first(_DESCRIPTION)).startswith(_APERIO)
+    if planes < 2 or not is_aperio:
+        return None
+    return UnsupportedSlide(
+        f"{name} has {planes:,} focus planes, all levels of each after those of the one before, which OpenSlide does "
+        "not read; convert it to OME-TIFF (`bfconvert`, of Bio-Formats), and read the planes with --planes best"
     )
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from support.focus_stacks import paint_stack, write_ndpi
+from support.focus_stacks import paint_stack, write_ndpi, write_svs
 from support.focus_stacks import write_pages as write_stack
 from support.slides_on_disk import discs, write_slide
 
+from fossilray.core.errors import UnsupportedSlide
 from fossilray.slides.catalog import find_slides
 from fossilray.slides.planes import count_planes
 from fossilray.slides.slide import open_slide
@@ -112,6 +113,12 @@ def test_planes_of_every_format_are_counted_and_one_plane_is_no_doubt(tmp_path: 
 )
 def test_statements_are_read_and_nonsense_is_one_plane(properties: dict[str, str], planes: int) -> None:
     assert count_planes(properties) == planes
+
+
+def test_svs_whose_planes_follow_each_other_is_refused_as_unsupported(tmp_path: Path) -> None:
+    path = write_svs(tmp_path / "s.svs", paint_stack(512, planes=3, objects=1), order="by plane")
+    with pytest.raises(UnsupportedSlide, match=r"has 3 focus planes.* convert it to OME-TIFF"):
+        open_slide(path)
 
 
 def test_one_plane_is_read_at_all_scales_where_openslide_lists_the_levels_of_all(tmp_path: Path) -> None:
