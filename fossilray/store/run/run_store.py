@@ -329,22 +329,15 @@ class RunStore:
         return [SlideSummary(**row) for row in self.summaries_table().to_pylist()]
 
     def summaries_table(self) -> pa.Table:
-        """`summaries` as SLIDES_SCHEMA; slides whose footers are damaged, or files are gone, are left out.
-
-        Wells, depths and samples are those of the newest round of corrections.
-        """
+        """`stored_summaries_table` with the wells, depths and samples of the newest round of corrections."""
         return correct_table(self.stored_summaries_table(), self.sample_corrections())
 
     def sample_corrections(self) -> Corrections:
-        """Wells, depths and samples of slides as the rounds of corrections have them; empty if there are none.
-
-        Raises:
-            DamagedFile: a round is damaged.
-        """
+        """Wells, depths and samples of slides as the rounds of corrections have them; empty if there are none."""
         return merge_rounds(self.sample_rounds.all())
 
     def stored_summaries_table(self) -> pa.Table:
-        """`summaries_table` with the wells and depths under which the slides were committed."""
+        """`summaries` as SLIDES_SCHEMA, as committed; slides of damaged footers, or without a file, are left out."""
         table, self.lost = self._slides.summaries_table()
         if self.lost:
             self.left_out.add(summaries.describe_lost(self.url, self.lost))
