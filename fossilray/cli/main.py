@@ -25,6 +25,7 @@ from fossilray.cli import (
     results,
     samples,
     similar,
+    specimens,
     submit,
     synthetic,
     train,
@@ -72,6 +73,8 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
                 "history": samples.history,
             },
         ),
+        "cite": specimens.cite,
+        "plate": specimens.plate,
     },
     "Look after a run": {
         "failures": maintain.failures,
