@@ -1,4 +1,4 @@
-"""Pattern of the user's own for names of slides: a regular expression with groups for well, depths and sample type."""
+"""Pattern of the user's own for names of slides: a regular expression with the groups well, depth and unit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 from re import _constants, _parser  # type: ignore[attr-defined]  # the only parser of Python's own expressions
 from typing import Any
 
-_GROUPS = ("well", "depth", "top", "base", "unit", "sample_type")
-_STATING = frozenset(("well", "depth", "top", "base", "sample_type"))
+_GROUPS = frozenset(("well", "depth", "unit"))
 _LONGEST_PATTERN = 500
 # Names are cut off here, so that a search takes a bounded number of steps.
 _LONGEST_NAME = 200
@@ -51,14 +50,12 @@ class NamePattern:
             raise ValueError(f"is no regular expression: {error}") from None
         self.text = text
         groups = set(self._pattern.groupindex)
-        if groups - set(_GROUPS) or not groups & _STATING:
+        if groups - _GROUPS or not groups & {"well", "depth"}:
             raise ValueError(
                 f"has the named groups {sorted(groups)}; expected (?P<well>...) or (?P<depth>...) or both, and "
-                "perhaps (?P<unit>...), (?P<sample_type>...), or (?P<top>...) and (?P<base>...) for a depth interval"
+                "perhaps (?P<unit>...)"
             )
-        if ("top" in groups) != ("base" in groups):
-            raise ValueError("has one of the groups top and base; an interval needs both")
-        for group in groups & _STATING:
+        for group in groups & {"well", "depth"}:
             if not _longest(parsed, self._pattern.groupindex[group]):
                 raise ValueError(f"has the group {group!r} that is always empty; write what it stands for")
         choices = _choices(parsed)
@@ -102,22 +99,16 @@ class NamePattern:
                 "fewer repeats and alternatives"
             )
 
-    def find(self, name: str) -> dict[str, str | None] | None:
-        """Text of every group in a name, None where it matches nothing; None if the pattern finds nothing.
-
-        A depth that is no number is None.
-        """
+    def find(self, name: str) -> tuple[str | None, str | None, str | None] | None:
+        """Well, depth as a number and its unit in a name; None if the pattern finds neither."""
         match = self._pattern.search(name[:_LONGEST_NAME])
         if match is None:
             return None
         groups = match.groupdict()
-        texts = {key: ((groups.get(key) or "").strip() or None) for key in _GROUPS}
-        if not any(texts[key] for key in _STATING):
+        if not (groups.get("well") or groups.get("depth")):
             return None
-        for key in ("depth", "top", "base"):
-            if texts[key] and not _NUMBER.fullmatch(texts[key] or ""):
-                texts[key] = None
-        return texts
+        well, depth, unit = (((groups.get(key) or "").strip() or None) for key in ("well", "depth", "unit"))
+        return well, depth if depth and _NUMBER.fullmatch(depth) else None, unit
 
 
 def _finishes(text: str, names: list[str]) -> bool:

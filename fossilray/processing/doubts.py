@@ -15,8 +15,8 @@ from fossilray.processing.crops.measures import Measures
 from fossilray.processing.crops.objects_table import round_outward, touches_rim
 
 _GIANT_SHARE, _GIANT_SIDE = 0.25, 0.8
-# On a slide as small as a field of view, one object may cover this much.
-_SMALLEST_GIANT_UM, _SMALLEST_ACROSS_UM = 200.0, 500.0
+# Clumps of up to these sizes lie on sound slides; one may cover much of a field of view.
+_SMALLEST_GIANT_UM, _SMALLEST_ACROSS_UM = 400.0, 500.0
 _RIM_FACTOR, _RIM_SIGMAS, _LEAST_AT_RIM = 2.0, 4.0, 10
 # By enlargement of a crop, from reduced to enlarged: sharpness below which it is out of focus. Of the crops of
 # synthetic slides that were blurred by 2 um (standard deviation) at 0.25 um per px, with camera noise and JPEG, 95 %

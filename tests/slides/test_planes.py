@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from support.focus_levels import add_focus_levels
 from support.focus_stacks import paint_stack, write_ndpi, write_svs
 from support.focus_stacks import write_pages as write_stack
 from support.slides_on_disk import discs, write_slide
@@ -35,24 +36,6 @@ def write_pages(path: Path, planes: int, *, description: str | None = None) -> N
         file.write(
             image[::4, ::4], tile=(256, 256), photometric="rgb", subfiletype=1, metadata=None, **RESOLUTION
         )
-
-
-def add_focus_levels(slide: Path, count: int) -> None:
-    """State focus levels in Slidedat.ini, as the scanner's software does."""
-    path = slide.with_suffix("") / "Slidedat.ini"
-    lines = path.read_bytes().splitlines(keepends=True)
-    end = lines[0][len(lines[0].rstrip(b"\r\n")) :]
-    at = next(number for number, line in enumerate(lines) if line.startswith(b"HIER_COUNT"))
-    hierarchies = int(lines[at].partition(b"=")[2])
-    keys = [f"HIER_{hierarchies}_NAME = Microscope focus level", f"HIER_{hierarchies}_COUNT = {count}"]
-    keys += [f"HIER_{hierarchies}_VAL_{level} = FocusLevel_{level}" for level in range(count)]
-    keys += [
-        f"HIER_{hierarchies}_VAL_{level}_SECTION = LAYER_{hierarchies}_LEVEL_{level}_SECTION"
-        for level in range(count)
-    ]
-    lines[at] = f"HIER_COUNT = {hierarchies + 1}".encode() + end
-    lines[at + 1 : at + 1] = [key.encode() + end for key in keys]
-    path.write_bytes(b"".join(lines))
 
 
 def planes_and_doubts(folder: Path) -> dict[str, tuple[int | None, list[float | None]]]:

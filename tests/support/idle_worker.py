@@ -13,8 +13,7 @@ import ray
 from ray import cloudpickle
 from support.run_fixtures import a_summary
 
-from fossilray.core.records import Outcome, WorkItem
-from fossilray.core.worker import WorkerStatus
+from fossilray.core.records import Outcome, WorkerStatus, WorkItem
 
 
 class RestingWorker:

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from ray.util import metrics
 
-from fossilray.core.records import Outcome, SlideSummary
-from fossilray.core.worker import WorkerStatus
+from fossilray.core.records import Outcome, SlideSummary, WorkerStatus
 from fossilray.jobs.progress import Tally
 
 STAGES = ("fetch", "open", "detect", "merge", "crops", "embed", "write", "total")

@@ -1,1 +1,0 @@
-"""Plates: figures of chosen specimens on one page, with letters, scale bars and a caption."""

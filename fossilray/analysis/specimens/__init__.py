@@ -1,1 +1,0 @@
-"""Specimens: objects that are cited, found again under a microscope and figured."""
