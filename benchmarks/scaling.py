@@ -42,7 +42,8 @@ from soak import made_up_summary
 from working_folder import working_folder
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerStatus, WorkItem
+from fossilray.core.records import CatalogRow, Outcome, WorkItem
+from fossilray.core.worker import Worker, WorkerStatus
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items

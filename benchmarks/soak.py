@@ -44,11 +44,11 @@ from fossilray.core.records import (
     CatalogRow,
     Outcome,
     SlideSummary,
-    WorkerStatus,
     WorkItem,
     utc_now,
 )
 from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
+from fossilray.core.worker import WorkerStatus
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items

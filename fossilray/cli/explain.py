@@ -163,9 +163,9 @@ def _load_crops(
         crops_from_run,
     )
     from fossilray.analysis.export.boxes import has_letterboxed_crops
+    from fossilray.core.slide_names import parse_object_name
     from fossilray.labels.load import load_labels
     from fossilray.models.heads.head_file import head_digest
-    from fossilray.store.query.connection import parse_object_name
 
     if selection.crops is not None:
         return crops_from_folder(selection.crops)

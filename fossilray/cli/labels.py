@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from fossilray.cli.options import (
     SeedOption,
     SetOption,
     WhereOption,
+    login,
     open_store,
     outside_runs,
 )
@@ -143,7 +143,7 @@ def import_labels(
 
     store = open_store(run, config, set_)
     with working("labels"):
-        report = import_label_round(source, store, to, who=annotator or _login(), overrides=override)
+        report = import_label_round(source, store, to, who=annotator or login(), overrides=override)
     if report.round is None:
         print_line(f"nothing new in {source}: all {report.already} labels are in {to} already")
     else:
@@ -214,10 +214,3 @@ def _print_conflicts(conflicts: Sequence[Conflict]) -> None:
         print_line(f"  {conflict.text}")
     if len(conflicts) > _MAX_CONFLICTS:
         print_line(f"  and {len(conflicts) - _MAX_CONFLICTS} more")
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"

@@ -23,7 +23,9 @@ from fossilray.cli import (
     maintain,
     process,
     results,
+    samples,
     similar,
+    specimens,
     submit,
     synthetic,
     train,
@@ -63,6 +65,16 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
         "crops": export.crops,
         "export": export.export,
         "chart": chart.chart,
+        "samples": Subcommands(
+            "Export and correct wells, depths and samples of a run's slides.",
+            {
+                "export": samples.export_samples,
+                "import": samples.import_samples,
+                "history": samples.history,
+            },
+        ),
+        "cite": specimens.cite,
+        "plate": specimens.plate,
     },
     "Look after a run": {
         "failures": maintain.failures,

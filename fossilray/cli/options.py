@@ -6,6 +6,7 @@ exceptions with their reasons.
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -233,3 +234,11 @@ def open_store(run: str, config: str | None, assignments: list[str] | None) -> R
     store = open_run(run, settings(config, assignments).store)
     report_later(store.left_out)
     return store
+
+
+def login() -> str:
+    """The login name of the user, by which a round of labels or samples names who made it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

@@ -107,8 +107,8 @@ def catalog(
     name_pattern: Annotated[
         str | None,
         typer.Option(
-            help="Regular expression with the named groups well and depth (and unit), for file names; default: "
-            "slides.name_pattern."
+            help="Regular expression with the named groups well and depth (also unit, top and base, sample_type), for "
+            "file names; default: slides.name_pattern."
         ),
     ] = None,
     config: ConfigOption = None,

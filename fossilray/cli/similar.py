@@ -238,7 +238,7 @@ def _queries(
     backbone: str,
 ) -> Queries:
     from fossilray.analysis.search.queries import images_below, queries_from_images, queries_from_objects
-    from fossilray.store.query.connection import parse_object_name
+    from fossilray.core.slide_names import parse_object_name
 
     if objects:
         return queries_from_objects(

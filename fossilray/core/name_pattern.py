@@ -1,4 +1,4 @@
-"""Pattern of the user's own for names of slides: a regular expression with the groups well, depth and unit."""
+"""Pattern of the user's own for names of slides: a regular expression with groups for well, depths and sample type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from re import _constants, _parser  # type: ignore[attr-defined]  # the only parser of Python's own expressions
 from typing import Any
 
-_GROUPS = frozenset(("well", "depth", "unit"))
+_GROUPS = ("well", "depth", "top", "base", "unit", "sample_type")
+_STATING = frozenset(("well", "depth", "top", "base", "sample_type"))
 _LONGEST_PATTERN = 500
 # Names are cut off here, so that a search takes a bounded number of steps.
 _LONGEST_NAME = 200
@@ -50,12 +51,14 @@ class NamePattern:
             raise ValueError(f"is no regular expression: {error}") from None
         self.text = text
         groups = set(self._pattern.groupindex)
-        if groups - _GROUPS or not groups & {"well", "depth"}:
+        if groups - set(_GROUPS) or not groups & _STATING:
             raise ValueError(
                 f"has the named groups {sorted(groups)}; expected (?P<well>...) or (?P<depth>...) or both, and "
-                "perhaps (?P<unit>...)"
+                "perhaps (?P<unit>...), (?P<sample_type>...), or (?P<top>...) and (?P<base>...) for a depth interval"
             )
-        for group in groups & {"well", "depth"}:
+        if ("top" in groups) != ("base" in groups):
+            raise ValueError("has one of the groups top and base; an interval needs both")
+        for group in groups & _STATING:
             if not _longest(parsed, self._pattern.groupindex[group]):
                 raise ValueError(f"has the group {group!r} that is always empty; write what it stands for")
         choices = _choices(parsed)
@@ -99,16 +102,22 @@ class NamePattern:
                 "fewer repeats and alternatives"
             )
 
-    def find(self, name: str) -> tuple[str | None, str | None, str | None] | None:
-        """Well, depth as a number and its unit in a name; None if the pattern finds neither."""
+    def find(self, name: str) -> dict[str, str | None] | None:
+        """Text of every group in a name, None where it matches nothing; None if the pattern finds nothing.
+
+        A depth that is no number is None.
+        """
         match = self._pattern.search(name[:_LONGEST_NAME])
         if match is None:
             return None
         groups = match.groupdict()
-        if not (groups.get("well") or groups.get("depth")):
+        texts = {key: ((groups.get(key) or "").strip() or None) for key in _GROUPS}
+        if not any(texts[key] for key in _STATING):
             return None
-        well, depth, unit = (((groups.get(key) or "").strip() or None) for key in ("well", "depth", "unit"))
-        return well, depth if depth and _NUMBER.fullmatch(depth) else None, unit
+        for key in ("depth", "top", "base"):
+            if texts[key] and not _NUMBER.fullmatch(texts[key] or ""):
+                texts[key] = None
+        return texts
 
 
 def _finishes(text: str, names: list[str]) -> bool:

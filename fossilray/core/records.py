@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import pyarrow as pa
 
@@ -61,6 +61,17 @@ class CatalogRow:
     bounds_height: int | None = None
     well: str | None = None
     measured_depth_m: float | None = None
+    """The middle of the interval from top_depth_m to base_depth_m."""
+    top_depth_m: float | None = None
+    """Measured depths between which the sample was taken. This field and the next four are None before version 7."""
+    base_depth_m: float | None = None
+    """Equal to top_depth_m for a sample of one depth."""
+    depth_unit: str | None = None
+    """`m` or `ft`: in what the depths were given."""
+    sample_type: str | None = None
+    """One of SAMPLE_TYPES in `fossilray.core.sample_terms`, or another as the user's catalog has it."""
+    preparation: str | None = None
+    """How the slide was prepared from its sample, as the user's catalog has it: kerogen, oxidised."""
     mpp_from: str | None = None
     """`slide`, `sidecar`, `catalog` or `config`: what states `mpp`. From here on None in runs before version 6."""
     planes: Annotated[int, pa.int32()] | None = None
@@ -95,6 +106,7 @@ class SlideSummary:
     path: str
     well: str
     measured_depth_m: float | None
+    """The middle of the interval from top_depth_m to base_depth_m."""
     vendor: str
     width: int
     height: int
@@ -156,6 +168,12 @@ class SlideSummary:
     """25th, 50th and 75th percentile of the objects' longest side in um; empty without objects."""
     planes_read: Annotated[int, pa.int32()] | None = None
     """Number of focus planes that were read. None before version 7."""
+    top_depth_m: float | None = None
+    """As in CatalogRow. This field and all below are None before version 7."""
+    base_depth_m: float | None = None
+    depth_unit: str | None = None
+    sample_type: str | None = None
+    preparation: str | None = None
 
     def __post_init__(self) -> None:
         _restore_lists(self)
@@ -279,23 +297,6 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class WorkerStatus:
-    """State of a worker: its slide, the stage, and the share of the stage that is done (0 to 1)."""
-
-    slide_id: str
-    stage: str
-    share: float
-    resident_bytes: int = 0
-    """Resident memory of the worker's process; 0 where it is unknown."""
-    fetched_bytes: int = 0
-    """Bytes of slides that this worker has downloaded so far; 0 except during a download."""
-    waiting_reads: int = 0
-    """Windows, or groups of crops, that wait for a reading thread."""
-    waiting_batches: int = 0
-    """Batches of pixels that wait for a network. If this is always 0, the networks wait for pixels."""
-
-
-@dataclass(frozen=True)
 class ArrayFiles:
     """Files that an attempt wrote below arrays/: a Zarr group, with size and checksum of each file."""
 
@@ -364,26 +365,6 @@ class WorkItem:
     def of_slide(cls, row: CatalogRow) -> WorkItem:
         """A slide to process; its payload is the row."""
         return cls(row.slide_id, row, source=row.path)
-
-
-class Worker(Protocol):
-    """Processes the items of a job, one instance per process; the scheduler calls it."""
-
-    def prepare(self) -> str:
-        """Load models. Return the name under which the worker is shown."""
-        ...
-
-    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
-        """Process an item from start to commit; `upcoming` likely comes next and may be downloaded meanwhile."""
-        ...
-
-    def state(self) -> WorkerStatus | None:
-        """The current state of `process`; called from another thread."""
-        ...
-
-    def close(self) -> None:
-        """Release resources on the machine, such as staged slides; no item follows."""
-        ...
 
 
 def utc_now() -> str:

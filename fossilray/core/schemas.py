@@ -10,10 +10,14 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import pyarrow as pa
 
 from fossilray.core.records import CatalogRow, Failure, SlideSummary
+from fossilray.core.slide_sample import SlideSample
 
 SCHEMA_VERSION = 7
-"""2: seconds_fetch. 5: losses per pass and boxes_outside in `slides`. 6: doubts, planes, scan_id, mpp_from, extra. 7:
-focus_plane and plane_sharpness in `objects`, planes_read in `slides`."""
+"""2: seconds_fetch. 5: losses per pass and boxes_outside in `slides`. 6: doubts, planes, scan_id, mpp_from, extra.
+
+7: focus_plane and plane_sharpness in `objects`, planes_read in `slides`; depth interval, depth_unit, sample_type and
+preparation in `slides` and the catalog.
+"""
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -112,6 +116,10 @@ CATALOG_SCHEMA = _schema_of(CatalogRow)
 
 FAILURES_SCHEMA = _schema_of(Failure, leave_out=("given_up",))
 """Columns of `failures`, one row per attempt that failed."""
+
+
+SAMPLES_SCHEMA = _schema_of(SlideSample)
+"""Columns of the table of samples, one row per slide."""
 
 
 CURATION_SCHEMA = _schema(

@@ -1,4 +1,4 @@
-"""Well and measured depth in the name of a slide, by the conventions of several countries or by a pattern.
+"""Well, depths and sample type in the name of a slide, by the conventions of several countries or by a pattern.
 
 The grammar is the table of docs/guide/site-names.md. What may be read in two ways is left out.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
 
 from fossilray.core.name_pattern import NamePattern
 from fossilray.core.plausible_values import PLAUSIBLE_DEPTH_M
+from fossilray.core.sample_terms import mid_depth, normalise_sample_type, normalise_unit
 
 Match: TypeAlias = re.Match[str]
 
@@ -36,7 +37,7 @@ _JOINED = r"(?:[-\u2013\u2014/+&;]|,\s|\.\.|to|til|bis|and|og|und)"
 # A unit that continues in small letters is another unit (mm, mpp) or a word.
 _DEPTH = re.compile(
     r"(?:(?<![A-Za-z0-9.,])(?P<from>\d+(?:[.,]\d+)?\s*(?:m|ft)?\s*(?:[-\u2013\u2014/+]|\.\.|to|til|bis)\s*)"
-    rf"|(?<![A-Za-z0-9.,-])(?P<first>\d+(?:[.,]\d+)?\s*(?:m|ft)?\s*{_JOINED}\s*))?(?<![A-Za-z.,])"
+    rf"|(?<![A-Za-z0-9.,-])(?P<first>\d+(?:[.,]\d+)?\s*(?:m|ft)?\s*{_JOINED}\s*))?(?:(?<![A-Za-z.,])|(?<=\d\.\.))"
     r"(?<!\d)(?P<number>\d{1,3}(?:,\d{3})+|\d{1,5}(?:[.,]\d+)?)[ _]?"
     r"(?P<unit>m|ft|Ft|FT|feet)(?![a-z0-9])"
     rf"(?P<second>[A-Z]*\s*{_JOINED}\s*\d{{3,5}}(?:[.,]\d+)?(?![A-Za-z0-9-]))?"
@@ -46,7 +47,31 @@ _VERTICAL = re.compile(r"tvd|(?<![a-z])(?:vertical|subsea)", re.IGNORECASE)
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _SEPARATORS = re.compile(r"[\s_/-]+")
 _MINUS = re.compile(r"(?:^|[\s_=(:;,])[-\u2013]$|\u2212$")
-_BEFORE_THOUSANDS = re.compile(r"(?<![A-Za-z0-9.,/-])\d{1,3}[\s_'\u2019]$")
+_BEFORE_THOUSANDS = re.compile(
+    r"(?:(?<![A-Za-z0-9.,/-])|\d[\s_'\u2019]\d{3}\s?[-\u2013\u2014]\s?)\d{1,3}[\s_'\u2019]$"
+)
+# The beginning of an interval. A sum or a slash may be two depths.
+_FROM = re.compile(r"(?P<top>\d+(?:[.,]\d+)?)\s*(?P<unit>m|ft)?\s*(?:[-\u2013\u2014]|\.\.|to|til|bis)\s*")
+# A date, or three numbers in a row, before it.
+_IN_A_ROW = re.compile(r"\d[-/.\u2013\u2014]$")
+_LONGEST_INTERVAL_M = 100.0
+"""Cuttings are taken over 3 to 30 m, composites over up to 100 m; `12-2040 m` is a number and a depth."""
+
+# An abbreviation stands alone or behind the unit: 2030 mDC. Small letters are common words, and 10 CC a volume.
+_ALONE = r"(?:(?<![A-Za-z0-9])|(?<=\dm)|(?<=\d[ _]m)|(?<=\dft)|(?<=\d[ _]ft))"
+_TYPES_IN_NAMES = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("ditch cuttings", rf"{_ALONE}DC(?![A-Za-z0-9])|(?i:(?<![a-z])(?:ditch[ _-]?)?cuttings?(?![a-z]))"),
+        ("side-wall core", rf"{_ALONE}SWC(?![A-Za-z])|(?i:(?<![a-z])side[ _-]?wall(?![a-z]))"),
+        (
+            "core",
+            rf"{_ALONE}(?<!\d )(?<!\d_)CC(?![A-Za-z0-9])|{_ALONE}CORE(?![A-Za-z])|"
+            r"(?i:(?<![a-z])(?<!wall)(?<!wall[ _-])cores?(?![a-z])(?![ _-]?(?:hole|lab)))",
+        ),
+        ("outcrop", r"(?i:(?<![a-z])outcrops?(?![a-z]))"),
+    )
+)
 # One to three digits, a separator and three digits: thousands in one country, a decimal fraction in another.
 _EITHER = re.compile(r"\d{1,3}[.,]\d{3}")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
@@ -69,23 +94,55 @@ _NO_WELLS = frozenset(
 )
 
 
-def parse_name(stem: str, pattern: NamePattern | None = None) -> tuple[str | None, float | None]:
-    """Well and measured depth (m) in a name such as `6407_6-5 2030 mDC`; None for what it does not state.
+class SiteName(NamedTuple):
+    """What the name of a slide states; None for what it does not state."""
 
-    A date is no well; a range of depths or a vertical depth is no measured depth. Feet become metres. A name with
-    control characters states nothing. pattern: is tried first, and alone decides where it matches.
+    well: str | None = None
+    top_depth_m: float | None = None
+    base_depth_m: float | None = None
+    """Equal to top_depth_m for a single depth."""
+    depth_unit: str | None = None
+    """`m` or `ft`, in which the name states the depths."""
+    sample_type: str | None = None
+
+    @property
+    def measured_depth_m(self) -> float | None:
+        """The middle of the interval."""
+        return mid_depth(self.top_depth_m, self.base_depth_m)
+
+
+def parse_name(stem: str, pattern: NamePattern | None = None) -> SiteName:
+    """Well, depths (m) and sample type in a name such as `6407_6-5 2030-2040 mDC`.
+
+    A date is no well; a vertical depth is no measured depth. Feet become metres. A name with control characters states
+    nothing. pattern: is tried first, and alone decides where it matches.
     """
     if any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in stem):
-        return None, None
+        return SiteName()
     if pattern is not None:
         named = pattern.find(stem)
         if named is not None:
-            well, number, unit = named
-            return well, None if number is None else _metres(number, unit or "m")
+            return _of_pattern(named)
     match, well = _find_well(stem)
     rest = stem if match is None else f"{stem[: match.start()]}|{stem[match.end() :]}"
-    depths = {_depth_m(depth) for depth in _DEPTH.finditer(rest)}
-    return well, depths.pop() if len(depths) == 1 and not _VERTICAL.search(stem) else None
+    depths = {_interval(depth) for depth in _DEPTH.finditer(rest)}
+    interval = depths.pop() if len(depths) == 1 and not _VERTICAL.search(stem) else None
+    top, base, unit = interval or (None, None, None)
+    return SiteName(well, top, base, unit, _sample_type(rest))
+
+
+def _of_pattern(named: Mapping[str, str | None]) -> SiteName:
+    unit = normalise_unit(named["unit"] or "m") or "m"
+    single, top, base = (
+        None if text is None else _metres(text, unit)
+        for text in (named["depth"], named["top"], named["base"])
+    )
+    if named["top"] is None and named["base"] is None:
+        top = base = single
+    kind = None if named["sample_type"] is None else normalise_sample_type(named["sample_type"])
+    if top is None or base is None or top > base:
+        return SiteName(named["well"], sample_type=kind)
+    return SiteName(named["well"], top, base, unit, kind)
 
 
 def normalise_well(text: str) -> str:
@@ -94,7 +151,7 @@ def normalise_well(text: str) -> str:
     `NO 6407/6-5`, `6407_6-5` and `6407/6\u20135` are 6407/6-5.
     """
     plain = " ".join(_DASHES.sub("-", text).split())
-    well, _ = parse_name(re.sub(r" ?([/_-]) ?", r"\1", plain))
+    well = parse_name(re.sub(r" ?([/_-]) ?", r"\1", plain)).well
     if well is not None and well_key(plain).removeprefix("no-") == well_key(well):
         return well
     return plain
@@ -107,7 +164,7 @@ def well_key(well: str) -> str:
 
 def well_of_folders(names: Iterable[str], pattern: NamePattern | None = None) -> str | None:
     """The well that the first of these folders is named after that is named after any."""
-    return next((well for well, _ in (parse_name(name, pattern) for name in names) if well), None)
+    return next((site.well for site in (parse_name(name, pattern) for name in names) if site.well), None)
 
 
 def _find_well(stem: str) -> tuple[Match | None, str | None]:
@@ -221,16 +278,33 @@ def _is_named(match: Match, stem: str) -> bool:
     return match["well_before"] is not None or (depth is not None and depth.start() - match.end() <= 3)
 
 
-def _depth_m(match: Match) -> float | None:
-    if match["from"] or match["first"] or match["second"]:
+def _interval(match: Match) -> tuple[float, float, str] | None:
+    """Top and base in metres, equal for a single depth, and their unit; None for what may be read in two ways."""
+    if match["first"] or match["second"]:
         return None
-    before = match.string[: match.start("number")]
+    unit = "m" if match["unit"] == "m" else "ft"
+    before = match.string[: match.start("from") if match["from"] else match.start("number")]
     # 3 010 m: three thousand, or a number and a depth.
     if _MINUS.search(before) or (
-        re.match(r"\d{3}(?!\d)", match["number"]) and _BEFORE_THOUSANDS.search(before)
+        re.match(r"\d{3}(?!\d)", match["from"] or match["number"]) and _BEFORE_THOUSANDS.search(before)
     ):
         return None
-    return _metres(match["number"], match["unit"])
+    base = _metres(match["number"], unit)
+    if not match["from"]:
+        return None if base is None else (base, base, unit)
+    range_ = _FROM.fullmatch(match["from"])
+    if range_ is None or range_["unit"] not in (None, unit) or _IN_A_ROW.search(before):
+        return None
+    top = 0.0 if range_["top"] == "0" else _metres(range_["top"], unit)
+    if top is None or base is None or not 0 < base - top <= _LONGEST_INTERVAL_M:
+        return None
+    return top, base, unit
+
+
+def _sample_type(rest: str) -> str | None:
+    """The type of sample that the name states outside its well; None if it states none or several."""
+    kinds = {kind for kind, pattern in _TYPES_IN_NAMES if pattern.search(rest)}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _metres(text: str, unit: str) -> float | None:

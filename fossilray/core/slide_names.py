@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-from fossilray.core.errors import CatalogError
+from fossilray.core.errors import CatalogError, UsageError
 from fossilray.core.records import CatalogRow
 
 # The first endings by which files were found: the ids of slides in existing runs depend on them.
@@ -132,3 +132,17 @@ def describe_missing_sites(rows: Sequence[CatalogRow]) -> str | None:
     ]
     remedy = "give slides.name_pattern, or fill the columns well and measured_depth_m of a catalog"
     return f"{' and '.join(counts)}: {remedy}"
+
+
+def parse_object_name(text: str) -> tuple[str, int]:
+    """Parse SLIDE:ID into slide_id and object_id.
+
+    Raises:
+        UsageError: the text is not of that form.
+    """
+    slide_id, separator, number = text.rpartition(":")
+    if not separator or not slide_id or not (number.isascii() and number.isdecimal()) or len(number) > 9:
+        raise UsageError(
+            f"--object {text!r:.120} is not SLIDE:ID, such as a-2030:17 (slide_id and object_id)"
+        )
+    return slide_id, int(number)

@@ -17,7 +17,8 @@ from rich.console import Console
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import CatalogError, RunNotFound
 from fossilray.core.exception_summary import ExceptionSummary
-from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, RejectedFile, Worker, WorkItem
+from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, RejectedFile, WorkItem
+from fossilray.core.worker import Worker
 from fossilray.jobs.journal import DriverJournal, require_single_driver
 from fossilray.jobs.progress import Display, Tally, choose_display
 from fossilray.jobs.run_items import JobResult, run_on_ray

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fossilray.core.records import WorkerStatus
 from fossilray.core.text import format_duration, strip_control_characters
 from fossilray.core.text_table import bar_width
+from fossilray.core.worker import WorkerStatus
 from fossilray.store.run.slide_states import SlideCounts
 
 JSON_EVERY_S = 30.0

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import Failure, Worker, WorkItem
+from fossilray.core.records import Failure, WorkItem
+from fossilray.core.worker import Worker
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Display, Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items

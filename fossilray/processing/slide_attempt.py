@@ -10,17 +10,9 @@ from pathlib import Path
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import AttemptExpired, TooManyUnreadableTiles, UnreadableRegion
-from fossilray.core.records import (
-    UNASSIGNED_WELL,
-    Attempt,
-    CatalogRow,
-    Doubt,
-    Outcome,
-    SlideSummary,
-    WorkerStatus,
-    utc_now,
-)
+from fossilray.core.records import UNASSIGNED_WELL, Attempt, CatalogRow, Doubt, Outcome, SlideSummary, utc_now
 from fossilray.core.types import Boxes, Detector, Embedder, SlideInfo
+from fossilray.core.worker import WorkerStatus
 from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.objects_table import StoredCrops, objects_table
 from fossilray.processing.detection.detect import Detections, NetworkThreads, detect_objects
@@ -266,6 +258,11 @@ class SlideAttempt:
             longest_um_quartiles=longest_um_quartiles(info, merged.boxes),
             extra=self._row.extra,
             planes_read=planes_read,
+            top_depth_m=self._row.top_depth_m,
+            base_depth_m=self._row.base_depth_m,
+            depth_unit=self._row.depth_unit,
+            sample_type=self._row.sample_type,
+            preparation=self._row.preparation,
         )
 
     def _enter(self, stage: str) -> None:

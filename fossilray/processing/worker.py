@@ -21,7 +21,8 @@ from fossilray.core.errors import (
 from fossilray.core.exception_summary import exception_message, is_out_of_memory
 from fossilray.core.machine import resident_bytes
 from fossilray.core.parallel import MonitoredThreadPool
-from fossilray.core.records import Attempt, CatalogRow, Failure, Outcome, WorkerStatus, WorkItem
+from fossilray.core.records import Attempt, CatalogRow, Failure, Outcome, WorkItem
+from fossilray.core.worker import WorkerStatus
 from fossilray.processing.detection.detect import NetworkThreads
 from fossilray.processing.slide_attempt import AttemptContext, LoadedModels, SlideAttempt
 from fossilray.processing.threads import SlideThreads

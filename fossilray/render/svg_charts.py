@@ -35,21 +35,49 @@ class ChartSample(Protocol):
     @property
     def depth_m(self) -> float | None: ...
 
+    @property
+    def top_m(self) -> float | None: ...
 
-def row_positions(samples: Sequence[ChartSample]) -> tuple[NDArray[np.float64], float]:
-    """Return the position (n,) of each sample's row on the y axis, and the thickness of its bars."""
-    depths = [sample.depth_m for sample in samples]
-    if any(depth is None for depth in depths):
-        return np.arange(len(samples), dtype=np.float64), 0.66
-    y = np.array(depths, dtype=np.float64)
+    @property
+    def base_m(self) -> float | None: ...
+
+
+def row_positions(samples: Sequence[ChartSample]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the position (n,) of each sample's row on the y axis, and the thickness (n,) of its bar.
+
+    A sample of an interval is as thick as its interval; samples of one depth are as thick as their distances allow.
+    """
+    if any(sample.depth_m is None for sample in samples):
+        return np.arange(len(samples), dtype=np.float64), np.full(len(samples), 0.66)
+    ends = np.array(
+        [
+            [sample.depth_m if end is None else end for end in (sample.top_m, sample.base_m)]
+            for sample in samples
+        ],
+        dtype=np.float64,
+    )
+    y = ends.mean(axis=1)
     if len(y) < 2:
-        return y, 1.0
-    gap = float(np.diff(np.sort(y)).min())
-    return y, max(0.66 * gap, 0.008 * float(np.ptp(y)))
+        return y, np.maximum(ends[:, 1] - ends[:, 0], 1.0)
+    gaps = np.diff(np.unique(y))
+    gap = float(gaps.min()) if len(gaps) else 1.0
+    least = max(0.66 * gap, 0.008 * float(np.ptp(y)))
+    heights = ends[:, 1] - ends[:, 0]
+    # Beside intervals, a sample of one depth is a line.
+    point = min(least, 0.5 * float(np.median(heights[heights > 0]))) if (heights > 0).any() else least
+    point = max(point, 0.006 * float(np.ptp(y)))
+    return y, np.where(heights > 0, np.maximum(heights, 0.006 * float(np.ptp(y))), point)
+
+
+def depth_text(sample: ChartSample, form: str = ",.10g") -> str:
+    """Return the interval of a sample as `2,030–2,040`, or its depth."""
+    if sample.top_m is None or sample.base_m is None or sample.top_m == sample.base_m:
+        return format(sample.depth_m, form)
+    return f"{sample.top_m:{form}}–{sample.base_m:{form}}"
 
 
 def set_depth_axis(
-    panel: Axes, samples: Sequence[ChartSample], y: NDArray[np.float64], thickness: float
+    panel: Axes, samples: Sequence[ChartSample], y: NDArray[np.float64], thickness: NDArray[np.float64]
 ) -> None:
     """Set up a y axis of measured depths, downwards; of sample names if a depth is missing."""
     if any(sample.depth_m is None for sample in samples):
@@ -57,9 +85,19 @@ def set_depth_axis(
         panel.set_yticks(y if few else [], [shorten_name(sample.label) for sample in samples] if few else [])
     else:
         panel.set_ylabel("Measured depth, m", color=QUIET)
-        ticks = y if len(y) <= 16 else [tick for tick in panel.get_yticks() if y.min() <= tick <= y.max()]
-        panel.set_yticks(ticks, [f"{depth:,.10g}" for depth in ticks])
-    panel.set_ylim(float(y.max()) + 0.9 * thickness, float(y.min()) - 0.9 * thickness)
+        if len(y) <= 16:
+            panel.set_yticks(y, [depth_text(sample) for sample in samples])
+        else:
+            ticks = [tick for tick in panel.get_yticks() if y.min() <= tick <= y.max()]
+            panel.set_yticks(ticks, [f"{depth:,.10g}" for depth in ticks])
+    bottom, top = depth_limits(y, thickness)
+    panel.set_ylim(bottom, top)
+
+
+def depth_limits(y: NDArray[np.float64], thickness: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the lower and the upper end of a y axis that holds all bars."""
+    margin = 0.4 * float(np.median(thickness))
+    return float((y + thickness / 2).max()) + margin, float((y - thickness / 2).min()) - margin
 
 
 def shorten_name(name: str) -> str:

@@ -81,7 +81,7 @@ def test_the_folder_holds_charts_tables_and_a_page(run: RunStore, tmp_path: Path
         for name in ("percent", "counts", "rarefaction", "correlation")
         for form in ("svg", "png")
     }
-    tables = {"counts", "percent", "called", "intervals", "samples", "zones", "correlation"}
+    tables = {"counts", "percent", "called", "intervals", "samples", "ranges", "zones", "correlation"}
     assert names == pictures | {f"{name}.csv" for name in tables} | {"chart.html"}
     for name in sorted(names):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
@@ -93,7 +93,7 @@ def test_the_folder_holds_charts_tables_and_a_page(run: RunStore, tmp_path: Path
     html = (tmp_path / "one" / "chart.html").read_text("utf-8")
     assert "http:" not in html.replace("http://www.w3.org", "")
     assert html.count("data:image/svg+xml") == 4
-    assert "<th>Measured depth, m</th><th>Slides</th><th>Slides classified</th>" in html
+    assert "<th>Measured depth, m</th><th>Top, m</th><th>Base, m</th><th>Type</th><th>Slides</th>" in html
     HTMLParser().feed(html)
 
 

@@ -81,6 +81,11 @@ FROZEN = {
         extra list<extra>
         longest_um_quartiles list<item: double>
         planes_read int32
+        top_depth_m double
+        base_depth_m double
+        depth_unit string
+        sample_type string
+        preparation string
     """,
     "CATALOG_SCHEMA": """
         slide_id string not null
@@ -96,6 +101,11 @@ FROZEN = {
         bounds_height int64
         well string
         measured_depth_m double
+        top_depth_m double
+        base_depth_m double
+        depth_unit string
+        sample_type string
+        preparation string
         mpp_from string
         planes int32
         scan_id string

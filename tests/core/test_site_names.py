@@ -151,14 +151,21 @@ NO_WELLS = {
 }
 
 NO_DEPTHS = {
-    "6407_6-5 2030-2040 mDC": ("6407/6-5", None),
-    "6407_6-5 2030 - 2040 m": ("6407/6-5", None),
-    "6407_6-5 2030\u20132040 m": ("6407/6-5", None),
-    "6407_6-5 2030m-2040m": ("6407/6-5", None),
-    "6407_6-5 2030 to 2040 m": ("6407/6-5", None),
-    "6407_6-5 2030 til 2040 m": ("6407/6-5", None),
-    "6407_6-5 2030..2040 m": ("6407/6-5", None),
     "6407_6-5 2030+2040 m": ("6407/6-5", None),
+    "6407_6-5 2030/2040 m": ("6407/6-5", None),
+    "6407_6-5 2040-2030 m": ("6407/6-5", None),
+    "6407_6-5 2030-40 m": ("6407/6-5", None),
+    "6407_6-5 12-2040 m": ("6407/6-5", None),
+    "6407_6-5 2.030-2.040 m": ("6407/6-5", None),
+    "6407_6-5 2030-2040 m TVD": ("6407/6-5", None),
+    "6407_6-5 2030-2040 m 2050 m": ("6407/6-5", None),
+    "6407_6-5 2030-2040-2050 m": ("6407/6-5", None),
+    "6407_6-5 2030 m-6700 ft": ("6407/6-5", None),
+    "6407_6-5 2030-2040 m - 2050": ("6407/6-5", None),
+    "6407_6-5 3 010-3 015 m": ("6407/6-5", None),
+    "6407_6-5 2030-2040": ("6407/6-5", None),
+    "16_1-2 2019-11-03 m": ("16/1-2", None),
+    "16_1-2 03-11-2019 m": ("16/1-2", None),
     "6407_6-5 2000 m TVD": ("6407/6-5", None),
     "6407_6-5 25 mm": ("6407/6-5", None),
     "6407_6-5 1,234.5 m": ("6407/6-5", None),
@@ -184,9 +191,69 @@ NO_DEPTHS = {
 }
 
 
+INTERVALS = {
+    "6407_6-5 2030-2040 mDC": ("6407/6-5", 2030.0, 2040.0, "m"),
+    "6407_6-5 2030 - 2040 m": ("6407/6-5", 2030.0, 2040.0, "m"),
+    "6407_6-5 2030\u20132040 m": ("6407/6-5", 2030.0, 2040.0, "m"),
+    "6407_6-5 2030m-2040m": ("6407/6-5", 2030.0, 2040.0, "m"),
+    "6407_6-5 2030 to 2040 m": ("6407/6-5", 2030.0, 2040.0, "m"),
+    "6407_6-5 2030 til 2040 m": ("6407/6-5", 2030.0, 2040.0, "m"),
+    "6407_6-5 2030..2040 m": ("6407/6-5", 2030.0, 2040.0, "m"),
+    "2030-2040m": (None, 2030.0, 2040.0, "m"),
+    "6407_6-5-2030-2040 m": ("6407/6-5", 2030.0, 2040.0, "m"),
+    "9_13b-A12Z 6690-6700 ft": ("9/13b-A12Z", 2039.112, 2042.16, "ft"),
+    "9_13b-A12Z 10,250-10,280 ft DC": ("9/13b-A12Z", 3124.2, 3133.344, "ft"),
+    "16_1-2 2030,5-2031,5 m": ("16/1-2", 2030.5, 2031.5, "m"),
+    "16_1-2 0-10 m": ("16/1-2", 0.0, 10.0, "m"),
+    "16_1-2 2019-11-03 2030-2040 m": ("16/1-2", 2030.0, 2040.0, "m"),
+    "16_1-2 2030-2040 m 2030-2040 m": ("16/1-2", 2030.0, 2040.0, "m"),
+    "6407_6-5 2030 mDC": ("6407/6-5", 2030.0, 2030.0, "m"),
+}
+
+SAMPLE_TYPES_OF = {
+    "6407_6-5 2030-2040 mDC": "ditch cuttings",
+    "6407_6-5 2030 m DC": "ditch cuttings",
+    "6407_6-5_2030m_DC_kerogen": "ditch cuttings",
+    "6407_6-5 2030 ftDC": "ditch cuttings",
+    "6407_6-5 cuttings 2030 m": "ditch cuttings",
+    "NO_6407_6-5_1520.5m_SWC": "side-wall core",
+    "6407_6-5 SWC12 2030 m": "side-wall core",
+    "6407_6-5 Sidewall core 2030 m": "side-wall core",
+    "6407_6-5 CC 2030 m": "core",
+    "6407_6-5 2030 mCC": "core",
+    "6407_6-5 Core 3 2030 m": "core",
+    "6407_6-5 CORE 2030 m": "core",
+    "outcrop Festningen 12 m": "outcrop",
+    "6407_6-5 2030 m": None,
+    "6407_6-5 2030 m dc": None,
+    "6407_6-5 2030 m 10 CC": None,
+    "6407_6-5 2030 m 10cc": None,
+    "6407_6-5 2030 m CoreLab": None,
+    "Core hole 3 2030 m": None,
+    "6407_6-5 2030 m DC CORE": None,
+    "DCA1 2030 m": None,
+    "score 2030 m": None,
+}
+
+
 @pytest.mark.parametrize(("name", "site"), [*WELLS.items(), *NO_WELLS.items(), *NO_DEPTHS.items()])
 def test_names_give_well_and_depth_or_nothing(name: str, site: tuple[str | None, float | None]) -> None:
-    assert parse_name(name) == site
+    named = parse_name(name)
+    assert (named.well, named.measured_depth_m) == site
+
+
+@pytest.mark.parametrize(("name", "site"), INTERVALS.items())
+def test_a_range_of_depths_is_an_interval_and_a_point_has_both_ends_equal(
+    name: str, site: tuple[str | None, float, float, str]
+) -> None:
+    named = parse_name(name)
+    assert named[:4] == site
+    assert named.measured_depth_m == pytest.approx((site[1] + site[2]) / 2)
+
+
+@pytest.mark.parametrize(("name", "kind"), SAMPLE_TYPES_OF.items())
+def test_an_abbreviation_that_stands_alone_gives_the_type_of_sample(name: str, kind: str | None) -> None:
+    assert parse_name(name).sample_type == kind
 
 
 @given(
@@ -202,7 +269,8 @@ def test_norwegian_names_are_read_as_they_are_written(
     quadrant: int, block: int, platform: str, number: int, sidetrack: str, depth: float, slash: str
 ) -> None:
     well = f"{quadrant}/{block}-{platform}{number}{sidetrack}"
-    assert parse_name(f"{well.replace('/', slash)} {depth} mDC") == (well, depth)
+    named = parse_name(f"{well.replace('/', slash)} {depth} mDC")
+    assert named == (well, depth, depth, "m", "ditch cuttings")
 
 
 @pytest.mark.parametrize(
@@ -234,9 +302,18 @@ def test_patterns_that_cannot_be_searched_in_good_time_are_refused(pattern: str,
 
 def test_a_pattern_of_ones_own_comes_first_and_the_grammar_after_it() -> None:
     pattern = NamePattern(r"(?P<well>[A-Z]+\d+)_(?P<depth>[\d.,]+)(?P<unit>m|ft)")
-    assert parse_name("QX12_1000ft", pattern) == ("QX12", 304.8)
-    assert parse_name("QX12_2,030m", pattern) == ("QX12", None)
-    assert parse_name("6407_6-5 2030 m", pattern) == ("6407/6-5", 2030.0)
+    assert parse_name("QX12_1000ft", pattern)[:4] == ("QX12", 304.8, 304.8, "ft")
+    assert parse_name("QX12_2,030m", pattern)[:4] == ("QX12", None, None, None)
+    assert parse_name("6407_6-5 2030 m", pattern)[:3] == ("6407/6-5", 2030.0, 2030.0)
+
+
+def test_a_pattern_of_ones_own_may_name_an_interval_and_a_sample_type() -> None:
+    pattern = NamePattern(r"(?P<well>[A-Z]+\d+)_(?P<top>\d+)_(?P<base>\d+)_(?P<sample_type>[A-Z]+)")
+    assert parse_name("QX12_2030_2040_DC", pattern) == ("QX12", 2030.0, 2040.0, "m", "ditch cuttings")
+    assert parse_name("QX12_2040_2030_SWC", pattern) == ("QX12", None, None, None, "side-wall core")
+    assert parse_name("QX12_2030_2040_BULK", pattern).sample_type == "BULK"
+    with pytest.raises(ValueError, match="top and base"):
+        NamePattern(r"(?P<well>[A-Z]+\d+)_(?P<top>\d+)")
 
 
 @pytest.mark.parametrize("sign", ["q", r"\x71", "[p-s]"])
@@ -256,7 +333,7 @@ def test_a_pattern_too_slow_for_the_names_of_the_slides_is_refused(
 
 
 def test_a_pattern_that_finds_nothing_leaves_a_name_to_the_grammar() -> None:
-    assert parse_name("6407_6-5 2030 m", NamePattern("(?P<well>q*)")) == ("6407/6-5", 2030.0)
+    assert parse_name("6407_6-5 2030 m", NamePattern("(?P<well>q*)"))[:2] == ("6407/6-5", 2030.0)
 
 
 def test_a_pattern_is_checked_against_the_names_and_slides_without_a_site_are_counted(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from support.recording_display import RecordingDisplay
 from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig, WorkersConfig
-from fossilray.core.records import Failure, Outcome, WorkerStatus, WorkItem, utc_now
+from fossilray.core.records import Failure, Outcome, WorkItem, utc_now
+from fossilray.core.worker import WorkerStatus
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import run_items

@@ -22,7 +22,8 @@ from support.metric_names import exported_names
 from support.recording_display import RecordingDisplay
 
 from fossilray.core.config import RunConfig, WatchConfig, WorkersConfig
-from fossilray.core.records import Outcome, ResourceUsage, WorkerStatus, WorkItem
+from fossilray.core.records import Outcome, ResourceUsage, WorkItem
+from fossilray.core.worker import WorkerStatus
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import run_items

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import pytest
 from rich.console import Console
 
-from fossilray.core.records import WorkerStatus
+from fossilray.core.worker import WorkerStatus
 from fossilray.jobs.progress import JsonLines, Tally, TerminalDisplay, choose_display
 
 

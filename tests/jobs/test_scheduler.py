@@ -23,7 +23,8 @@ from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig, StoreConfig, WorkersConfig
 from fossilray.core.errors import SlidesFailAlike, SourcesOut, StoreUnreachable, WeightsError, WorkerError
-from fossilray.core.records import UNASSIGNED_WELL, Failure, Outcome, WorkerStatus, WorkItem, utc_now
+from fossilray.core.records import UNASSIGNED_WELL, Failure, Outcome, WorkItem, utc_now
+from fossilray.core.worker import WorkerStatus
 from fossilray.jobs.journal import LOSS_WEIGHTS, DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items, workers_that_fit

@@ -29,6 +29,7 @@ CALLED_BY_LIBRARIES = {
 FIELDS_ON_DISK = {
     *("seconds_fetch", "seconds_embed", "finished_at", "pass_um_per_px", "fossilray", "failed_crops"),
     *("forgiven_at", "spot_per_hour", "median_score", "above_half", "max_taxa", "wells_left_out"),
+    *("site_kind", "sieve_um"),
     *("ray_s", "actors_s", "models_s", "first_slide_s", "first_commit_s"),
 }
 """Fields of records that are written by `asdict`, or read by name from a file of the package."""

@@ -36,7 +36,10 @@ MAY_IMPORT = {
     "training": "core render store models labels synthetic",
     "processing": "core render store models slides synthetic/archive",
     "evaluation": "core render models labels training store/files",
-    "analysis": "core render store models slides/slide labels/load processing/inference training/curation",
+    "analysis": (
+        "core render store models slides/slide slides/identity labels/load processing/inference "
+        "training/curation"
+    ),
     "jobs": "core store models slides processing training analysis/search",
     "cli": "core render store models slides labels processing training analysis evaluation jobs synthetic",
 }

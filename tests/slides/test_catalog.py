@@ -175,7 +175,7 @@ def test_ids_stay_readable() -> None:
         ("2019-06-05 scan", None, None),
         ("12-6-19", None, None),
         ("7-6-2019", None, None),
-        ("6407_6-5 2030-2040 mDC", "6407/6-5", None),
+        ("6407_6-5 2030-2040 mDC", "6407/6-5", 2035.0),
         ("6407_6-5 2000 m TVD", "6407/6-5", None),
         ("6407_6-5 25 mm", "6407/6-5", None),
         ("6407_6-5 1,234.5 m", "6407/6-5", None),
@@ -187,7 +187,8 @@ def test_ids_stay_readable() -> None:
     ],
 )
 def test_names_give_well_and_depth_where_they_can(stem: str, well: str | None, depth: float | None) -> None:
-    assert parse_name(stem) == (well, depth)
+    named = parse_name(stem)
+    assert (named.well, named.measured_depth_m) == (well, depth)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)

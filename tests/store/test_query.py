@@ -127,7 +127,7 @@ def test_asking_where_no_run_is_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sql", ["SELEC 1", "SELECT nonsense FROM objects", "SELECT * FROM nowhere", ""])
 def test_refused_sql_is_one_sentence_that_names_the_views(store: RunStore, sql: str) -> None:
-    with pytest.raises(QueryError, match="objects, slides, failures, catalog") as caught:
+    with pytest.raises(QueryError, match="objects, slides, samples, failures, catalog") as caught:
         run_query(store, sql)
     assert "\n" not in str(caught.value)
 

@@ -15,7 +15,8 @@ from support.small_backbone import write_backbone
 from support.synthetic_crops import draw_folder
 
 from fossilray.core.errors import FossilrayError
-from fossilray.core.records import Worker, WorkItem
+from fossilray.core.records import WorkItem
+from fossilray.core.worker import Worker
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore

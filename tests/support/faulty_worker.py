@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
 from fossilray.core.parallel import MonitoredThreadPool
-from fossilray.core.records import Outcome, WorkerStatus, WorkItem
+from fossilray.core.records import Outcome, WorkItem
+from fossilray.core.worker import WorkerStatus
 from fossilray.models.backbones.load import describe_embedder
 from fossilray.processing.detection.detect import NetworkThreads
 from fossilray.processing.slide_attempt import LoadedModels

@@ -13,7 +13,8 @@ import ray
 from ray import cloudpickle
 from support.run_fixtures import a_summary
 
-from fossilray.core.records import Outcome, WorkerStatus, WorkItem
+from fossilray.core.records import Outcome, WorkItem
+from fossilray.core.worker import WorkerStatus
 
 
 class RestingWorker:

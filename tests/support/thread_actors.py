@@ -10,7 +10,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from typing import Any
 
 from fossilray.core.config import WorkersConfig
-from fossilray.core.records import Worker
+from fossilray.core.worker import Worker
 from fossilray.jobs.scheduler.actors import ActorLoss, CallResult
 from fossilray.jobs.scheduler.resources import ResourceRequest
 

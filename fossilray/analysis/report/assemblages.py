@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaxonSample:
-    """Taxa of all slides of a well at one measured depth, or of one slide without a depth."""
+    """Taxa of all slides of a well of one interval and type of sample, or of one slide without a depth."""
 
     label: str
     depth_m: float | None
@@ -30,6 +30,10 @@ class TaxonSample:
     """(taxa,) objects of each taxon of the assemblages."""
     unclassified: int
     """Objects without a taxon, because their pixels could not be read."""
+    top_m: float | None = None
+    base_m: float | None = None
+    sample_type: str | None = None
+    slide_ids: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -79,10 +83,10 @@ def gather_assemblages(
         classified: slide_ids that have predictions.
     """
     with_depth = [slide for slide in slides if slide.measured_depth_m is not None]
-    shown = sorted(with_depth, key=lambda slide: slide.measured_depth_m or 0.0) or list(slides)
-    groups: dict[float | str, list[SlideSummary]] = {}
+    shown = sorted(with_depth, key=_depth_order) or list(slides)
+    groups: dict[object, list[SlideSummary]] = {}
     for slide in shown:
-        key = slide.slide_id if slide.measured_depth_m is None else slide.measured_depth_m
+        key = slide.slide_id if slide.measured_depth_m is None else _depth_order(slide)[:-1]
         groups.setdefault(key, []).append(slide)
     counts = _count(con, slides[0].well)
     names = sorted({genus for genera in counts.values() for genus in genera if genus is not None})
@@ -94,6 +98,13 @@ def gather_assemblages(
         samples=tuple(replace(sample, counts=sample.counts[order]) for sample in samples),
         left_out=len(slides) - len(shown),
     )
+
+
+def _depth_order(slide: SlideSummary) -> tuple[float, float, float, str, str]:
+    """From the top down; all but the slide_id is equal for the slides of one sample."""
+    depth = slide.measured_depth_m or 0.0
+    top, base = (depth if end is None else end for end in (slide.top_depth_m, slide.base_depth_m))
+    return depth, top, base, slide.sample_type or "", slide.slide_id
 
 
 def _count(con: Connection, well: str) -> dict[str, dict[str | None, int]]:
@@ -116,6 +127,10 @@ def _sample(
     return TaxonSample(
         label=PurePosixPath(group[0].path).stem,
         depth_m=group[0].measured_depth_m,
+        top_m=group[0].top_depth_m,
+        base_m=group[0].base_depth_m,
+        sample_type=group[0].sample_type,
+        slide_ids=tuple(slide.slide_id for slide in group),
         slides=len(group),
         classified=len(genera),
         counts=np.array([sum(slide.get(name, 0) for slide in genera) for name in names], np.int64),

@@ -50,6 +50,8 @@ class DepthSample:
     opacity: Quartiles | None
     colour: tuple[int, int, int] | None
     """Median RGB of the objects."""
+    top_m: float | None = None
+    base_m: float | None = None
 
     @property
     def objects_per_mm2(self) -> float:
@@ -105,7 +107,11 @@ def draw_distributions(measures: Distributions) -> str:
 
 
 def _draw_density(
-    panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: float, end: float
+    panel: Axes,
+    samples: Sequence[DepthSample],
+    y: NDArray[np.float64],
+    thickness: NDArray[np.float64],
+    end: float,
 ) -> None:
     density = np.array([sample.objects_per_mm2 for sample in samples])
     end = max(end, 1e-9)
@@ -123,7 +129,7 @@ def _draw_density(
 
 
 def _draw_composition(
-    panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: float
+    panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: NDArray[np.float64]
 ) -> None:
     counts = np.array(
         [np.zeros(len(SIZE_CLASSES)) if s.class_counts is None else s.class_counts for s in samples],
@@ -165,12 +171,12 @@ def _draw_opacity(panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.flo
 
 
 def _draw_colours(
-    panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: float
+    panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: NDArray[np.float64]
 ) -> None:
-    for depth, sample in zip(y, samples, strict=True):
+    for depth, height, sample in zip(y, thickness, samples, strict=True):
         if sample.colour is not None:
             panel.barh(
-                depth, 1, height=thickness, color=[channel / 255 for channel in sample.colour], linewidth=0
+                depth, 1, height=height, color=[channel / 255 for channel in sample.colour], linewidth=0
             )
     panel.set_xlim(0, 1)
     panel.set_xticks([])

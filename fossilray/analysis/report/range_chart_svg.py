@@ -77,7 +77,7 @@ def _columns(assemblages: Assemblages) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _draw_totals(
-    panel: Axes, samples: Sequence[TaxonSample], y: NDArray[np.float64], thickness: float
+    panel: Axes, samples: Sequence[TaxonSample], y: NDArray[np.float64], thickness: NDArray[np.float64]
 ) -> None:
     total = np.array([sample.total for sample in samples], np.float64)
     width = _TOTAL_SHARE - 0.045
@@ -97,7 +97,7 @@ def _draw_taxa(
     counts: NDArray[np.int64],
     samples: Sequence[TaxonSample],
     y: NDArray[np.float64],
-    thickness: float,
+    thickness: NDArray[np.float64],
 ) -> None:
     if not titles:
         return
@@ -112,7 +112,10 @@ def _draw_taxa(
         present = np.flatnonzero(counts[:, column])
         panel.axvline(left, color=RULE, linewidth=0.6)
         if with_depths and present.size:
-            ends = [y[present[0]] - thickness / 2, y[present[-1]] + thickness / 2]
+            ends = [
+                y[present[0]] - thickness[present[0]] / 2,
+                y[present[-1]] + thickness[present[-1]] / 2,
+            ]
             panel.plot([left, left], ends, color=BAR, linewidth=1.6, solid_capstyle="butt")
             panel.fill_betweenx(y, left, left + bars, color=BAR, alpha=0.14, linewidth=0)
         panel.barh(y, bars, left=left, height=thickness, color=BAR, alpha=0.92, linewidth=0)

@@ -305,6 +305,8 @@ def _sample(group: Sequence[SlideSummary], measures: _Measures | None) -> DepthS
     return DepthSample(
         label=PurePosixPath(group[0].path).stem,
         depth_m=group[0].measured_depth_m,
+        top_m=group[0].top_depth_m,
+        base_m=group[0].base_depth_m,
         objects=sum(slide.objects for slide in group),
         scanned_mm2=sum(slide.scanned_mm2 for slide in group),
         class_counts=measures.class_counts if measures else None,

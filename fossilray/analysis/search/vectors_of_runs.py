@@ -36,8 +36,11 @@ class RunVectorSource:
         return self.reader.backbone
 
     def slides(self) -> list[IndexedSlide]:
-        """Return every committed slide that has objects and vectors, by well and slide_id."""
-        table = self.store.summaries_table()
+        """Return every committed slide that has objects and vectors, by well and slide_id.
+
+        The wells are those of the objects files, so that a corrected well makes no shard outdated.
+        """
+        table = self.store.stored_summaries_table()
         with_vectors = None if self.reader.name is None else self.reader.committed()
         columns = ("slide_id", "well", "measured_depth_m", "attempt", "objects")
         slides = [

@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.analysis.stratigraphy.concentrations import (
+    Concentrations,
+    estimate_concentrations,
+    find_markers,
+)
 from fossilray.analysis.stratigraphy.confusion import Confusion, match_confusion, recorded_confusion
 from fossilray.analysis.stratigraphy.diversity import Diversity, describe_diversity, round_counts
 from fossilray.analysis.stratigraphy.intervals import LEVEL, ShareEstimate, estimate_shares
+from fossilray.analysis.stratigraphy.ranges import TaxonRange, find_ranges
 from fossilray.analysis.stratigraphy.samples import WellSamples, gather_samples
 from fossilray.analysis.stratigraphy.taxonomy import TaxonGrouping, Taxonomy, group_taxa
 from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES, Zonation, find_zones
@@ -63,10 +69,10 @@ class WellChart:
     predicted_counts: NDArray[np.int64]
     """(samples, taxa) objects predicted as each taxon, before correction."""
     estimate: ShareEstimate
-    last: tuple[int | None, ...]
-    """Row of each taxon's last occurrence: the topmost sample in which it is present. None if it is in no sample."""
-    first: tuple[int | None, ...]
-    """Row of each taxon's first occurrence, the lowest such sample."""
+    ranges: tuple[TaxonRange, ...]
+    """The range of each taxon."""
+    concentrations: Concentrations | None
+    """None if no sample has a spike."""
     diversity: tuple[Diversity, ...]
     rarefaction_size: int
     """Number of objects to which samples are rarefied; 0 if no sample is well sampled."""
@@ -86,11 +92,11 @@ class WellChart:
 
     @property
     def borders_m(self) -> list[float]:
-        """Measured depths of zone borders, each halfway between the two samples beside it."""
+        """Measured depths of zone borders, each halfway between the two intervals beside it."""
         if self.zonation is None:
             return []
-        depths = self.well_samples.depths[list(self.well_sampled)]
-        return [float((depths[row] + depths[row + 1]) / 2) for row in self.zonation.borders]
+        samples = [self.well_samples.samples[row] for row in self.well_sampled]
+        return [(samples[row].base_m + samples[row + 1].top_m) / 2 for row in self.zonation.borders]
 
 
 def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChart:
@@ -109,7 +115,10 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
     if confusion is not None:
         confusion = match_confusion(confusion, labels)
         labels = confusion.classes
-    grouping = group_taxa(labels, options.taxonomy, rank=options.rank, leave_out=options.leave_out)
+    markers = find_markers(well_samples, labels)
+    grouping = group_taxa(
+        labels, options.taxonomy, rank=options.rank, leave_out=options.leave_out, uncounted=markers
+    )
     if not grouping.taxa:
         raise UsageError("every taxon is left out, so there is nothing to chart; leave out fewer")
     taxon_of_label = np.array(grouping.taxon_of_label, np.int64)
@@ -122,21 +131,25 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
         rng=np.random.default_rng(options.seed),
     )
     predicted = _count_taxa(well_samples.label_counts, grouping)
-    present = estimate.present_low > 0
-    last, first = _first_true(present), _first_true(present[::-1])
-    first = [None if row is None else len(present) - 1 - row for row in first]
+    ranges = find_ranges(estimate.present_low > 0, well_samples.samples)
+    concentrations = estimate_concentrations(
+        well_samples.samples,
+        well_samples.label_counts,
+        labels,
+        taxon_of_label,
+        len(grouping.taxa),
+        confusion=confusion,
+        level=options.level,
+        rng=np.random.default_rng(options.seed),
+    )
     # A taxon that was never predicted and is present nowhere gets no column.
     shown = [
-        taxon for taxon in range(len(grouping.taxa)) if predicted[:, taxon].any() or last[taxon] is not None
+        taxon
+        for taxon in range(len(grouping.taxa))
+        if predicted[:, taxon].any() or ranges[taxon].last is not None
     ]
-    order = sorted(shown, key=_sort_key(options.order, grouping, estimate, last, first))
-    estimate = ShareEstimate(
-        estimate.shares[:, order],
-        estimate.low[:, order],
-        estimate.high[:, order],
-        estimate.present_low[:, order],
-        estimate.objects,
-    )
+    order = sorted(shown, key=_sort_key(options.order, grouping, estimate, ranges))
+    estimate = estimate.of_taxa(order)
     totals = np.round(estimate.objects).astype(int)
     well_sampled = tuple(int(row) for row in np.flatnonzero((totals >= options.min_objects) & (totals > 0)))
     rarefaction_size = int(totals[list(well_sampled)].min()) if well_sampled else 0
@@ -150,8 +163,8 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
         groups=tuple(grouping.groups[taxon] for taxon in order),
         predicted_counts=predicted[:, order],
         estimate=estimate,
-        last=tuple(last[taxon] for taxon in order),
-        first=tuple(first[taxon] for taxon in order),
+        ranges=tuple(ranges[taxon] for taxon in order),
+        concentrations=None if concentrations is None else concentrations.of_taxa(order),
         diversity=tuple(
             describe_diversity(round_counts(shares, total), rarefaction_size=rarefaction_size)
             for shares, total in zip(estimate.shares, totals.tolist(), strict=True)
@@ -180,23 +193,17 @@ def _renormalise(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
-def _first_true(values: NDArray[np.bool_]) -> list[int | None]:
-    """Return the first true row of each column, None for a column without one."""
-    return [int(np.argmax(column)) if column.any() else None for column in values.T]
-
-
 def _sort_key(  # type: ignore[no-untyped-def]
     order: TaxonOrder,
     grouping: TaxonGrouping,
     estimate: ShareEstimate,
-    last: Sequence[int | None],
-    first: Sequence[int | None],
+    ranges: Sequence[TaxonRange],
 ):
     """Return the key that sorts taxa from left to right. Taxa that are present in no sample come last."""
     mean = np.nan_to_num(estimate.shares).mean(axis=0)
 
     def key(taxon: int) -> tuple[float, float, float, str]:
-        top, base = last[taxon], first[taxon]
+        top, base = ranges[taxon].last, ranges[taxon].reliable_first
         never = float(top is None)
         match order:
             case "name":

@@ -12,6 +12,7 @@ distributions of their counts, and p is estimated from each draw.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,17 @@ class ShareEstimate:
     """
     objects: NDArray[np.float64]
     """(samples,) objects of all taxa together, without those of classes that are left out."""
+
+    def of_taxa(self, order: Sequence[int]) -> ShareEstimate:
+        """Return the shares of these taxa in this order."""
+        columns = list(order)
+        return ShareEstimate(
+            self.shares[:, columns],
+            self.low[:, columns],
+            self.high[:, columns],
+            self.present_low[:, columns],
+            self.objects,
+        )
 
 
 def estimate_shares(
@@ -96,6 +108,83 @@ def estimate_shares(
         least,
         objects,
     )
+
+
+@dataclass(frozen=True)
+class RatioEstimate:
+    """Objects of each taxon for one marker grain (samples, taxa + 1); the last column is all taxa together."""
+
+    values: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    markers: NDArray[np.float64]
+    """(samples,) estimated marker grains."""
+
+
+def estimate_ratios(
+    counts: NDArray[np.int64],
+    taxon_of_label: NDArray[np.int64],
+    taxa: int,
+    *,
+    confusion: Confusion | None,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    rng: np.random.Generator,
+) -> RatioEstimate:
+    """Estimate the ratios of taxa to marker grains in the residues that samples were mounted from.
+
+    Args: as of `estimate_shares`; the taxon `taxa` of a label is the marker.
+    """
+    if confusion is None:
+        grains = _with_sum(_sum_taxa(counts.astype(np.float64), taxon_of_label, taxa + 1))
+        low, high = ratio_interval(*grains, level=level)
+        return RatioEstimate(_ratio(*grains), low, high, grains[1][:, 0])
+    padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
+    padded[:, : counts.shape[1]] = counts
+    parameters = confusion.dirichlet_parameters
+    shares = correct_confusion(padded, parameters / parameters.sum(axis=1, keepdims=True))
+    totals = padded.sum(axis=1, keepdims=True)
+    membership = _membership(taxon_of_label, taxa + 1)
+    grains = _with_sum(np.nan_to_num(shares @ membership) * totals)
+    drawn = np.concatenate(
+        [
+            _ratio(
+                *_with_sum(_draw(padded, parameters, min(_DRAWS_AT_ONCE, draws - first), rng) @ membership)
+            )
+            for first in range(0, draws, _DRAWS_AT_ONCE)
+        ]
+    )
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    sampling_low, sampling_high = ratio_interval(*grains, level=level)
+    values = _ratio(*grains)
+    return RatioEstimate(
+        values,
+        np.minimum(np.fmin(low, sampling_low), values),
+        np.maximum(np.fmax(high, sampling_high), values),
+        grains[1][:, 0],
+    )
+
+
+def ratio_interval(
+    counts: NDArray[np.float64], markers: NDArray[np.float64], *, level: float = LEVEL
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the interval of counts / markers, which follows from Wilson's interval of the share counts / both."""
+    low, high = wilson(counts, counts + markers, level=level)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return low / (1 - low), high / (1 - high)
+
+
+def _with_sum(grains: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Split (…, taxa + marker) into taxa with their sum, and the marker."""
+    taxa = grains[..., :-1]
+    return np.concatenate([taxa, taxa.sum(axis=-1, keepdims=True)], axis=-1), grains[..., -1:]
+
+
+def _ratio(counts: NDArray[np.float64], markers: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: NDArray[np.float64] = counts / markers
+    return ratio
 
 
 def wilson(

@@ -13,7 +13,7 @@ from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.correlation import Correlation, correlate
 from fossilray.analysis.stratigraphy.print_style import INK, QUIET, RULE, print_style
 from fossilray.core.errors import UsageError
-from fossilray.render.svg_charts import row_positions, shorten_name
+from fossilray.render.svg_charts import depth_limits, row_positions, shorten_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +140,7 @@ def _draw_bands(
         panel.barh(y, width, left=left, height=thickness, color=colour, linewidth=0)
         left = left + width
     panel.set_xlim(0, 1)
-    panel.set_ylim(float(depths.max()) + thickness, float(depths.min()) - thickness)
+    panel.set_ylim(*depth_limits(y, thickness))
     panel.set_xticks([])
     ticks = [tick for tick in panel.get_yticks() if depths.min() <= tick <= depths.max()]
     panel.set_yticks(ticks, [f"{tick:,.8g}" for tick in ticks], fontsize=7, color=INK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ def write_chart(chart: WellChart, out: Path, *, matched: MatchedWells | None = N
         "percent": draw_chart(chart, measure="percent"),
         "counts": draw_chart(chart, measure="counts"),
     }
+    if chart.concentrations is not None and np.isfinite(chart.concentrations.values).any():
+        figures["concentration"] = draw_chart(chart, measure="concentration")
     if chart.well_sampled:
         figures["rarefaction"] = draw_rarefaction(chart)
     if matched is not None:
@@ -103,6 +106,8 @@ def describe_findings(chart: WellChart, matched: MatchedWells | None = None) -> 
     else:
         yield "counts are not corrected and intervals hold sampling error only (--raw-counts)"
     yield from _describe_samples(chart)
+    yield from _describe_ranges(chart)
+    yield from _describe_concentrations(chart)
     for taxon, labels in chart.grouping.merged:
         yield f"{taxon} includes {', '.join(labels)}"
     if chart.grouping.unknown:
@@ -116,13 +121,65 @@ def describe_findings(chart: WellChart, matched: MatchedWells | None = None) -> 
         yield f"{strip_control_characters(matched.second.well)}: {describe_match(matched)}"
 
 
+def _describe_ranges(chart: WellChart) -> Iterator[str]:
+    """Describe the types of samples, and which first occurrences they make doubtful."""
+    samples = chart.well_samples.samples
+    kinds = Counter(sample.sample_type for sample in samples)
+    if set(kinds) != {None}:
+        yield "samples by type: " + ", ".join(
+            f"{count} {kind or 'of no stated type'}" for kind, count in sorted(kinds.items(), key=str)
+        )
+    doubtful = [
+        (taxon, range_)
+        for taxon, range_ in zip(chart.taxa, chart.ranges, strict=True)
+        if range_.is_first_doubtful and range_.first is not None
+    ]
+    alone = [
+        f"{taxon} ({samples[range_.first].interval})"
+        for taxon, range_ in doubtful
+        if range_.firm_first is None and range_.first is not None
+    ]
+    if alone:
+        yield (
+            f"first occurrences from cuttings only, which caving may have made too deep: {list_some(alone, most=12)}"
+        )
+    lower = [
+        f"{taxon} ({samples[range_.firm_first].interval}; in cuttings down to {samples[range_.first].interval})"
+        for taxon, range_ in doubtful
+        if range_.firm_first is not None and range_.first is not None
+    ]
+    if lower:
+        yield f"first occurrences in a sample that does not cave: {list_some(lower, most=12)}"
+
+
+def _describe_concentrations(chart: WellChart) -> Iterator[str]:
+    concentrations = chart.concentrations
+    if concentrations is None:
+        return
+    markers = sorted({sample.spike.marker for sample in chart.well_samples.samples if sample.spike})
+    if markers:
+        yield f"marker grains, which are no part of the percentages: {list_some(markers)}"
+    for unit in sorted({*concentrations.units} - {""}):
+        totals = [
+            float(value)
+            for value, of_sample in zip(concentrations.values[:, -1], concentrations.units, strict=True)
+            if of_sample == unit and np.isfinite(value)
+        ]
+        if totals:
+            yield (
+                f"concentrations of {len(totals)} sample{'s' if len(totals) > 1 else ''}: {min(totals):,.0f} to "
+                f"{max(totals):,.0f} grains per {unit} in all"
+            )
+    yield from concentrations.missing
+
+
 def _describe_samples(chart: WellChart) -> Iterator[str]:
     samples = chart.well_samples.samples
     if undated := chart.well_samples.without_depth:
         number = "1 slide" if len(undated) == 1 else f"{len(undated)} slides"
         yield f"left out, without a measured depth: {number}, {list_some(undated)}"
     if pooled := [sample for sample in samples if sample.slides > 1]:
-        depths = list_some([f"{sample.depth_m:g} m" for sample in pooled])
+        depths = list_some([sample.interval for sample in pooled])
         yield f"slides of equal depth are pooled into one sample at {depths}"
     if unclassified := sum(sample.slides - sample.classified for sample in samples):
         yield f"slides without current predictions: {unclassified}; start `fossilray classify run` again"
@@ -132,7 +189,7 @@ def _describe_samples(chart: WellChart) -> Iterator[str]:
     ):
         if marked:
             number = "1 sample is" if len(marked) == 1 else f"{len(marked)} samples are"
-            yield f"{number} {verb}: {list_some([f'{sample.depth_m:g} m' for sample in marked])}"
+            yield f"{number} {verb}: {list_some([sample.interval for sample in marked])}"
     if unclassified := sum(sample.unclassified for sample in samples):
         yield f"{unclassified:,} objects are not classified, because their pixels could not be read"
 
@@ -168,6 +225,9 @@ def _sample_table(content: bytes) -> list[list[str]]:
 
 _HEADINGS = {
     "measured_depth_m": "Measured depth, m",
+    "top_depth_m": "Top, m",
+    "base_depth_m": "Base, m",
+    "sample_type": "Type",
     "slides_asked": "Slides classified",
     "objects_without_genus": "Objects not classified",
     "objects_counted": "Objects in taxa",

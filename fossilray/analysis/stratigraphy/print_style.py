@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.render.svg_charts import MOST_LABELS, ChartSample, row_positions
+from fossilray.render.svg_charts import MOST_LABELS, ChartSample, depth_limits, row_positions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,10 +66,7 @@ class Sheet:
         self.figure = Figure(figsize=(width_in, self.height_in), facecolor="white")
         self.left_in = LEFT
         self.panels: list[Axes] = []
-        self.bottom, self.top = (
-            float(self.y.max()) + 0.9 * self.thickness,
-            float(self.y.min()) - 0.9 * self.thickness,
-        )
+        self.bottom, self.top = depth_limits(self.y, self.thickness)
 
     def panel(self, width_in: float) -> Axes:
         """Add a panel of this width to the right of the last one."""

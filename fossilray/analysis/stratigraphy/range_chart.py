@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,22 +26,31 @@ from fossilray.analysis.stratigraphy.print_style import (
     put_title,
     spread_labels,
 )
+from fossilray.analysis.stratigraphy.ranges import TaxonRange
 from fossilray.analysis.stratigraphy.zones import Zonation
-from fossilray.render.svg_charts import shorten_name
+from fossilray.core.sample_terms import may_cave
+from fossilray.render.svg_charts import depth_text, shorten_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Measure = Literal["percent", "counts"]
+Measure = Literal["percent", "counts", "concentration"]
 
 MAX_COLUMNS = 36
 """With more taxa, the rarest share the last column."""
 # Distinct in hue and lightness, after Okabe and Ito (2008); with more groups, the others share the last colour.
 GROUP_COLOURS = ("#3f6f94", "#d5852a", "#3d8f6d", "#a85b8c", "#7a6a2f", "#7fb2d6", "#8c4a2f", "#6b6b6b")
 
+_TYPE_MARKS = {
+    "core": "■ core",
+    "side-wall core": "▶ side-wall core",
+    "ditch cuttings": "□ ditch cuttings",
+    "outcrop": "grey box: outcrop",
+}
+
 # Inches.
-_MIN_WIDTH, _SIDE, _TREE = 0.3, 0.62, 1.25
+_MIN_WIDTH, _SIDE, _TREE, _TYPES = 0.3, 0.62, 1.25, 0.14
 _TAXA_WIDTH = (3.5, 12.5)
 
 
@@ -52,15 +61,15 @@ class _Column:
     values: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    last: int | None
-    first: int | None
+    range_: TaxonRange
 
 
 def draw_chart(chart: WellChart, *, measure: Measure) -> Figure:
-    """Draw the chart in per cent of a sample's objects or in objects, at one scale in all columns of taxa.
+    """Draw the chart at one scale in all columns: per cent of a sample's objects, objects, or grains per gram or ml.
 
-    A bar is the estimate, the line across its end the interval. A column's axis is thick from a taxon's last to its
-    first occurrence. Bars of samples with few objects are unfilled.
+    A bar is the estimate and as high as the interval of its sample; the line across its end is the confidence interval.
+    A column's axis is thick from a taxon's last to its first occurrence, and dotted where only cuttings hold it. Bars
+    of samples with few objects are unfilled.
     """
     with print_style():
         return _draw(chart, measure)
@@ -73,15 +82,18 @@ def _draw(chart: WellChart, measure: Measure) -> Figure:
     side_panels = 3 if chart.well_sampled else 1
     width_in = LEFT + sum(widths) + GAP * len(widths) + side_panels * (_SIDE + GAP) + 0.15 + RIGHT
     width_in += 0 if zonation is None else _TREE + GAP
+    has_types = any(sample.sample_type is not None for sample in chart.well_samples.samples)
+    width_in += _TYPES + GAP if has_types else 0
     sheet = Sheet(chart.well_samples.samples, width_in=width_in)
-    for number, (column, width, extent) in enumerate(zip(columns, widths, largest, strict=True)):
+    if has_types:
+        _draw_types(sheet.panel(_TYPES), chart, sheet)
+    for column, width, extent in zip(columns, widths, largest, strict=True):
         panel = sheet.panel(width)
         panel.set_xlim(0, extent)
         _draw_column(panel, column, chart, sheet, measure=measure)
-        if not number:
-            _draw_depths(panel, chart, sheet)
     sheet.left_in += 0.15
     _draw_side(sheet, chart)
+    _draw_depths(sheet.panels[0], chart, sheet)
     if zonation is not None:
         _draw_tree(sheet.panel(_TREE), chart, zonation, sheet)
     _draw_zone_lines(sheet, chart)
@@ -90,11 +102,7 @@ def _draw(chart: WellChart, measure: Measure) -> Figure:
 
 
 def _columns(chart: WellChart, measure: Measure) -> list[_Column]:
-    estimate = chart.estimate
-    scale = 100.0 if measure == "percent" else estimate.objects[:, None]
-    values, low, high = (
-        np.nan_to_num(shares * scale) for shares in (estimate.shares, estimate.low, estimate.high)
-    )
+    values, low, high = _measured(chart, measure)
     colours = _colours(chart)
     kept = list(range(len(chart.taxa)))
     if len(kept) > MAX_COLUMNS:
@@ -107,16 +115,38 @@ def _columns(chart: WellChart, measure: Measure) -> list[_Column]:
             values[:, taxon],
             low[:, taxon],
             high[:, taxon],
-            chart.last[taxon],
-            chart.first[taxon],
+            chart.ranges[taxon],
         )
         for taxon in kept
     ]
     rest = [taxon for taxon in range(len(chart.taxa)) if taxon not in kept]
     if rest:
         total = values[:, rest].sum(axis=1)
-        columns.append(_Column(f"{len(rest)} rarer taxa", GROUP_COLOURS[-1], total, total, total, None, None))
+        columns.append(
+            _Column(
+                f"{len(rest)} rarer taxa",
+                GROUP_COLOURS[-1],
+                total,
+                total,
+                total,
+                TaxonRange(None, None, None),
+            )
+        )
     return columns
+
+
+def _measured(chart: WellChart, measure: Measure) -> tuple[NDArray[np.float64], ...]:
+    """Return values (samples, taxa) and the ends of their intervals, 0 where they are unknown."""
+    estimate, concentrations = chart.estimate, chart.concentrations
+    if measure == "concentration":
+        assert concentrations is not None
+        is_shown = np.array([unit == concentrations.unit for unit in concentrations.units])[:, None]
+        return tuple(
+            np.where(is_shown, np.nan_to_num(values[:, :-1], posinf=0.0), 0.0)
+            for values in (concentrations.values, concentrations.low, concentrations.high)
+        )
+    scale = 100.0 if measure == "percent" else estimate.objects[:, None]
+    return tuple(np.nan_to_num(shares * scale) for shares in (estimate.shares, estimate.low, estimate.high))
 
 
 def _colours(chart: WellChart) -> dict[str, str]:
@@ -142,33 +172,61 @@ def _draw_column(panel: Axes, column: _Column, chart: WellChart, sheet: Sheet, *
     y, thickness = sheet.y, sheet.thickness
     filled = np.isin(np.arange(len(y)), chart.well_sampled)
     panel.axvline(0, color=RULE, linewidth=1.0)
-    if column.last is not None and column.first is not None:
-        ends = [y[column.last] - thickness / 2, y[column.first] + thickness / 2]
-        panel.plot(
-            [0, 0], ends, color=column.colour, linewidth=2.6, solid_capstyle="butt", clip_on=False, zorder=3
+    _draw_range(panel, column, sheet)
+    # A core inside an interval of cuttings is drawn over it, and stronger.
+    for row in np.argsort(-thickness, kind="stable").tolist():
+        caves = may_cave(chart.well_samples.samples[row].sample_type)
+        is_filled = bool(filled[row])
+        panel.barh(
+            y[row],
+            column.values[row],
+            height=thickness[row],
+            color=(column.colour, 0.55 if caves else 0.8) if is_filled else "none",
+            edgecolor="white" if is_filled else column.colour,
+            linewidth=0.3 if is_filled else 0.6,
         )
-    panel.barh(
-        y[filled], column.values[filled], height=thickness, color=column.colour, alpha=0.8, linewidth=0
-    )
-    panel.barh(
-        y[~filled],
-        column.values[~filled],
-        height=thickness,
-        color="none",
-        edgecolor=column.colour,
-        linewidth=0.6,
-    )
     has_line = (column.high > column.low) & (chart.estimate.objects != 0)
     panel.hlines(y[has_line], column.low[has_line], column.high[has_line], color=INK, linewidth=0.7)
     put_title(panel, column.title)
     mark_scale(panel, 10.0 if measure == "percent" else None)
 
 
+def _draw_range(panel: Axes, column: _Column, sheet: Sheet) -> None:
+    """Draw the range on the column's axis: thick as far as it is firm, dotted into cuttings below, open at its end."""
+    range_, upper, lower = column.range_, sheet.y - sheet.thickness / 2, sheet.y + sheet.thickness / 2
+    if range_.last is None or range_.first is None or range_.reliable_first is None:
+        return
+    style: dict[str, Any] = {"color": column.colour, "clip_on": False, "zorder": 3}
+    firm_end = lower[max(range_.reliable_first, range_.last)]
+    panel.plot([0, 0], [upper[range_.last], firm_end], linewidth=2.6, solid_capstyle="butt", **style)
+    if not range_.is_first_doubtful:
+        return
+    panel.plot([0, 0], [firm_end, lower[range_.first]], linewidth=1.8, dashes=(1, 1), **style)
+    panel.annotate(
+        "▽", (0, lower[range_.first]), xytext=(0, -1), textcoords="offset points", ha="center", va="top",
+        fontsize=5.5, color=column.colour, annotation_clip=False,
+    )  # fmt: skip
+
+
+def _draw_types(panel: Axes, chart: WellChart, sheet: Sheet) -> None:
+    """Draw the types of samples: a cored interval black, cuttings as an open box, a side-wall core as a triangle."""
+    panel.set_xlim(0, 1)
+    panel.set_xticks([])
+    panel.spines["left"].set_visible(False)
+    panel.spines["bottom"].set_visible(False)
+    for y, height, sample in zip(sheet.y, sheet.thickness, chart.well_samples.samples, strict=True):
+        if sample.sample_type == "side-wall core":
+            panel.plot([0.5], [y], marker=">", markersize=4.2, color=INK, linewidth=0)
+        elif sample.sample_type is not None:
+            face = {"core": INK, "outcrop": RULE}.get(sample.sample_type, "none")
+            panel.barh([y], [0.8], left=0.1, height=height, color=face, edgecolor=INK, linewidth=0.6)
+
+
 def _draw_depths(panel: Axes, chart: WellChart, sheet: Sheet) -> None:
     y, samples = sheet.y, chart.well_samples.samples
     panel.set_ylabel("Measured depth, m", fontsize=8, labelpad=4)
     kept = spread_labels(y, sheet, min_gap_in=0.115)
-    panel.set_yticks(y[kept], [f"{y[row]:,.8g}" for row in kept], fontsize=7, color=INK)
+    panel.set_yticks(y[kept], [depth_text(samples[row], ",.8g") for row in kept], fontsize=7, color=INK)
     panel.tick_params(axis="y", pad=9)
     for depth, sample in zip(y, samples, strict=True):
         if sample.is_lossy:
@@ -268,14 +326,25 @@ def _draw_zone_lines(sheet: Sheet, chart: WellChart) -> None:
 
 def _draw_legend(sheet: Sheet, chart: WellChart, measure: Measure) -> None:
     figure, level = sheet.figure, 100 * chart.options.level
-    unit = "relative abundance, % of a sample's objects" if measure == "percent" else "objects per sample"
+    unit = {
+        "percent": "relative abundance, % of a sample's objects",
+        "counts": "objects per sample",
+        "concentration": f"grains per {chart.concentrations.unit}, from the marker grains"
+        if chart.concentrations is not None
+        else "",
+    }[measure]
     errors = "sampling and classification error" if chart.confusion is not None else "sampling error only"
     marks = [f"Bars: {unit}; lines: {level:g} % interval ({errors})"]
     if len(chart.well_sampled) < len(chart.well_samples.samples):
         marks.append(f"unfilled: fewer than {chart.options.min_objects} objects")
     if chart.zonation is not None:
         marks.append("CONISS: total within-cluster sum of squares")
+    kinds = {sample.sample_type for sample in chart.well_samples.samples}
+    of_types = [text for kind, text in _TYPE_MARKS.items() if kind in kinds]
+    if any(range_.is_first_doubtful for range_ in chart.ranges):
+        of_types.append("▽ first occurrence in cuttings, may be caved")
     left = LEFT / sheet.width_in
+    figure.text(left, 0.6 / sheet.height_in, "; ".join(of_types), fontsize=7, color=QUIET)
     figure.text(left, 0.42 / sheet.height_in, "; ".join(marks), fontsize=7, color=QUIET)
     if any(sample.is_lossy for sample in chart.well_samples.samples):
         figure.text(

@@ -9,25 +9,37 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.report.assemblages import gather_assemblages
+from fossilray.analysis.report.assemblages import TaxonSample, gather_assemblages
 from fossilray.core.copies import find_copies
 from fossilray.core.errors import UsageError
 from fossilray.core.plausible_values import why_no_depth
 from fossilray.core.records import SlideSummary, lost_share_of
+from fossilray.core.slide_sample import SlideSample, Spike
 from fossilray.core.text import list_some
 from fossilray.core.user_table import read_user_table
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.query.connection import connect, create_objects_view
+from fossilray.store.samples.corrections import iter_samples
 
 
 @dataclass(frozen=True)
 class WellSample:
-    """All slides of a well at one measured depth, which are preparations of one sample."""
+    """All slides of a well of one interval and type of sample, which are preparations of one sample."""
 
     label: str
     """Name of the first slide."""
     depth_m: float
+    top_m: float
+    base_m: float
+    """Equal to top_m for a sample of one depth."""
+    sample_type: str | None
+    spike: Spike | None
+    """Marker grains that were added; None also where the sample's slides have different ones."""
+    amount: tuple[float, str] | None
+    """What was processed, in `g` or `ml`."""
+    has_mixed_spikes: bool
+    """Whether its slides state different spikes or amounts, which cannot be counted together."""
     slides: int
     classified: int
     """Slides that have predictions."""
@@ -37,6 +49,12 @@ class WellSample:
     """Objects without one, because their pixels could not be read."""
     lost_share: float
     """Share that could not be read, of the finest pass's foreground and of the crops together."""
+
+    @property
+    def interval(self) -> str:
+        """The depths for a sentence: `2030-2040 m`."""
+        ends = f"{self.top_m:g}" if self.top_m == self.base_m else f"{self.top_m:g}-{self.base_m:g}"
+        return f"{ends} m"
 
     @property
     def is_barren(self) -> bool:
@@ -75,7 +93,7 @@ def gather_samples(
     depths: Mapping[str, float] | None = None,
     unique_scans: bool = False,
 ) -> WellSamples:
-    """Return the samples of a well, with slides of equal depth pooled. Slides without a depth are left out.
+    """Return the samples of a well, with slides of equal depths and type pooled; without a depth they are left out.
 
     Args:
         head: name of the predictions; None: the newest.
@@ -112,9 +130,11 @@ def gather_samples(
     with_depth = [slide for slide in slides if slide.measured_depth_m is not None]
     if not with_depth:
         raise UsageError(
-            f"no slide of well {well} has a measured depth, so it has no order; give --depths, a CSV of slide_id and "
-            "measured_depth_m (`fossilray report` draws slides in the order of their names)"
+            f"no slide of well {well} has a measured depth, so it has no order; correct them with `fossilray samples "
+            "import`, or give --depths, a CSV of slide_id and measured_depth_m (`fossilray report` draws slides in the "
+            "order of their names)"
         )
+    known = _corrected_samples(store)
     con = connect(store)
     committed = store.committed_files()
     files = {slide_id: committed[slide_id] for slide_id in predictions.files}
@@ -131,19 +151,53 @@ def gather_samples(
         predictions=predictions,
         labels=labels,
         samples=tuple(
-            WellSample(
-                sample.label,
-                float(sample.depth_m or 0.0),
-                sample.slides,
-                sample.classified,
-                sample.total,
-                sample.unclassified,
-                _lost_share([slide for slide in with_depth if slide.measured_depth_m == sample.depth_m]),
+            _well_sample(
+                sample,
+                [slide for slide in with_depth if slide.slide_id in sample.slide_ids],
+                [known[slide_id] for slide_id in sample.slide_ids if slide_id in known],
             )
             for sample in assemblages.samples
         ),
         label_counts=label_counts,
         without_depth=tuple(slide.slide_id for slide in slides if slide.measured_depth_m is None),
+    )
+
+
+def _corrected_samples(store: RunStore) -> dict[str, SlideSample]:
+    """Return the samples that were corrected, by slide_id; catalogs have no spikes, so no other has one."""
+    corrections = store.sample_corrections()
+    rows = store.read_catalog() if corrections else []
+    corrected = (row for row in rows if row.slide_id in corrections.by_slide)
+    return {sample.slide_id: sample for sample in iter_samples(corrected, corrections)}
+
+
+def _well_sample(
+    sample: TaxonSample, slides: Sequence[SlideSummary], known: Sequence[SlideSample]
+) -> WellSample:
+    """known: the samples of the slides as they were last corrected."""
+    depth = float(sample.depth_m or 0.0)
+    amounts = {
+        (slide.weight_g, "g") if slide.weight_g is not None else (slide.volume_ml, "ml")
+        for slide in known
+        if slide.weight_g is not None or slide.volume_ml is not None
+    }
+    spikes = {slide.spike for slide in known}
+    is_mixed = any(spike is not None for spike in spikes) and (len(spikes) > 1 or len(amounts) > 1)
+    amount = amounts.pop() if len(amounts) == 1 else None
+    return WellSample(
+        label=sample.label,
+        depth_m=depth,
+        top_m=depth if sample.top_m is None else sample.top_m,
+        base_m=depth if sample.base_m is None else sample.base_m,
+        sample_type=sample.sample_type,
+        spike=None if is_mixed or amount is None else next(iter(spikes), None),
+        has_mixed_spikes=is_mixed,
+        amount=None if amount is None or amount[0] is None else (amount[0], amount[1]),
+        slides=sample.slides,
+        classified=sample.classified,
+        objects=sample.total,
+        unclassified=sample.unclassified,
+        lost_share=_lost_share(slides),
     )
 
 
@@ -170,8 +224,13 @@ def read_depths(path: Path) -> dict[str, float]:
 
 def _with_depth(slide: SlideSummary, depths: Mapping[str, float]) -> SlideSummary:
     """Return the slide with its depth from `depths` if it is there; a depth that is not finite becomes None."""
-    depth = depths.get(slide.slide_id, slide.measured_depth_m)
-    return replace(slide, measured_depth_m=depth if depth is not None and np.isfinite(depth) else None)
+    given = depths.get(slide.slide_id)
+    if given is not None:
+        return replace(slide, measured_depth_m=given, top_depth_m=given, base_depth_m=given)
+    depth = slide.measured_depth_m
+    if depth is None or np.isfinite(depth):
+        return slide
+    return replace(slide, measured_depth_m=None, top_depth_m=None, base_depth_m=None)
 
 
 def _lost_share(slides: Sequence[SlideSummary]) -> float:

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from fossilray.analysis.stratigraphy.chart import WellChart
+from fossilray.analysis.stratigraphy.concentrations import Concentrations
 from fossilray.analysis.stratigraphy.match import MatchedWells
+from fossilray.analysis.stratigraphy.samples import WellSample
 
 
 def well_tables(chart: WellChart) -> dict[str, bytes]:
@@ -20,7 +22,15 @@ def well_tables(chart: WellChart) -> dict[str, bytes]:
         "called.csv": _matrix(chart, chart.predicted_counts.tolist()),
         "intervals.csv": _csv(_INTERVALS, _interval_rows(chart)),
         "samples.csv": _csv(_SAMPLES, _sample_rows(chart)),
+        "ranges.csv": _csv(_RANGES, _range_rows(chart)),
         "zones.csv": _csv(_ZONES, _zone_rows(chart)),
+        **(
+            {}
+            if chart.concentrations is None
+            else {
+                "concentrations.csv": _csv(_CONCENTRATIONS, _concentration_rows(chart, chart.concentrations))
+            }
+        ),
     }
 
 
@@ -36,20 +46,30 @@ def match_table(matched: MatchedWells) -> bytes:
 
 
 _INTERVALS = (
-    "well", "measured_depth_m", "taxon", "group", "called", "count", "count_low", "count_high",
+    "well", "measured_depth_m", "top_depth_m", "base_depth_m", "sample_type", "taxon", "group", "called",
+    "count", "count_low", "count_high",
     "percent", "percent_low", "percent_high", "is_certain",
 )  # fmt: skip
 _SAMPLES = (
-    "well", "measured_depth_m", "slides", "slides_asked", "objects", "objects_without_genus", "objects_counted",
+    "well", "measured_depth_m", "top_depth_m", "base_depth_m", "sample_type", "slides", "slides_asked",
+    "objects", "objects_without_genus", "objects_counted",
     "lost_percent", "state", "zone", "richness", "shannon", "simpson", "evenness", "fisher_alpha", "rarefied_to",
     "rarefied_richness",
+)  # fmt: skip
+_RANGES = (
+    "well", "taxon", "group", "last_top_m", "last_base_m", "last_sample_type", "first_top_m", "first_base_m",
+    "first_sample_type", "is_first_doubtful", "firm_first_top_m", "firm_first_base_m",
+)  # fmt: skip
+_CONCENTRATIONS = (
+    "well", "measured_depth_m", "top_depth_m", "base_depth_m", "sample_type", "taxon", "markers", "grains_per",
+    "concentration", "concentration_low", "concentration_high",
 )  # fmt: skip
 _ZONES = ("step", "zones", "reduction_percent", "broken_stick_percent", "border_m")
 
 
 def _matrix(chart: WellChart, values: Sequence[Sequence[float]]) -> bytes:
     """Return taxa in rows and samples in columns under their depths, the layout that Tilia and StrataBugs import."""
-    depths = [f"{depth:g}" for depth in chart.well_samples.depths]
+    depths = _headings(chart)
     rows = (
         (taxon, group, *(row[column] for row in values))
         for column, (taxon, group) in enumerate(zip(chart.taxa, chart.groups, strict=True))
@@ -57,15 +77,56 @@ def _matrix(chart: WellChart, values: Sequence[Sequence[float]]) -> bytes:
     return _csv(("taxon", "group", *depths), rows)
 
 
+def _headings(chart: WellChart) -> list[str]:
+    """Return the depth of each sample, with its type where samples of two types have one depth."""
+    samples = chart.well_samples.samples
+    depths = [f"{sample.depth_m:g}" for sample in samples]
+    return [
+        f"{depth} {sample.sample_type or ''}".strip() if depths.count(depth) > 1 else depth
+        for depth, sample in zip(depths, samples, strict=True)
+    ]
+
+
+def _depths_and_type(sample: WellSample) -> tuple[str, str, str, str]:
+    """Return the columns with the depths and the type of a sample."""
+    return f"{sample.depth_m:g}", f"{sample.top_m:g}", f"{sample.base_m:g}", sample.sample_type or ""
+
+
+def _range_rows(chart: WellChart) -> Iterable[Sequence[object]]:
+    def ends_and_type(row: int | None) -> tuple[str, str, str]:
+        return ("", "", "") if row is None else _depths_and_type(chart.well_samples.samples[row])[1:]
+
+    for taxon, group, range_ in zip(chart.taxa, chart.groups, chart.ranges, strict=True):
+        yield (
+            chart.well, taxon, group, *ends_and_type(range_.last), *ends_and_type(range_.first),
+            "" if range_.first is None else range_.is_first_doubtful, *ends_and_type(range_.firm_first)[:2],
+        )  # fmt: skip
+
+
+def _concentration_rows(chart: WellChart, concentrations: Concentrations) -> Iterable[Sequence[object]]:
+    for row, sample in enumerate(chart.well_samples.samples):
+        if not concentrations.units[row] or not np.isfinite(concentrations.values[row, -1]):
+            continue
+        for column, taxon in enumerate((*chart.taxa, "all taxa")):
+            yield (
+                chart.well, *_depths_and_type(sample), taxon, round(float(concentrations.markers[row]), 1),
+                concentrations.units[row],
+                *(
+                    float(f"{values[row, column]:.5g}")
+                    for values in (concentrations.values, concentrations.low, concentrations.high)
+                ),
+            )  # fmt: skip
+
+
 def _interval_rows(chart: WellChart) -> Iterable[Sequence[object]]:
     estimate = chart.estimate
-    for row, depth in enumerate(chart.well_samples.depths.tolist()):
+    for row, sample in enumerate(chart.well_samples.samples):
         if not estimate.objects[row]:
             continue
         for column, (taxon, group) in enumerate(zip(chart.taxa, chart.groups, strict=True)):
             shares = [float(values[row, column]) for values in (estimate.shares, estimate.low, estimate.high)]
             yield (
-                chart.well, f"{depth:g}", taxon, group, int(chart.predicted_counts[row, column]),
+                chart.well, *_depths_and_type(sample), taxon, group, int(chart.predicted_counts[row, column]),
                 *(round(share * float(estimate.objects[row]), 1) for share in shares),
                 *(round(100 * share, 2) for share in shares),
                 bool(estimate.present_low[row, column] > 0),
@@ -84,7 +145,8 @@ def _sample_rows(chart: WellChart) -> Iterable[Sequence[object]]:
             *(["lossy"] if sample.is_lossy else []),
         ]
         yield (
-            chart.well, f"{sample.depth_m:g}", sample.slides, sample.classified, sample.objects, sample.unclassified,
+            chart.well, *_depths_and_type(sample),
+            sample.slides, sample.classified, sample.objects, sample.unclassified,
             round(float(chart.estimate.objects[row]), 1), round(100 * sample.lost_share, 3),
             "; ".join(state), f"Z{zone_of[row]}" if row in zone_of else "", index.richness,
             *(_round(value) for value in (index.shannon, index.simpson, index.evenness, index.fisher_alpha)),

@@ -122,11 +122,13 @@ def group_taxa(
     *,
     rank: TaxonRank = "genus",
     leave_out: Sequence[str] = (),
+    uncounted: Sequence[str] = (),
 ) -> TaxonGrouping:
     """Group labels into taxa of a rank. Without a taxonomy, each label is a taxon.
 
     Args:
         leave_out: labels, taxa or groups that are not counted.
+        uncounted: labels that are not counted either, such as marker grains.
 
     Raises:
         UsageError: a name in `leave_out` is not a label, taxon or group.
@@ -142,7 +144,7 @@ def group_taxa(
             f"{list_some(sorted(set(names)), most=20)}"
         )
     is_left_out = [
-        any(_key(part) in wanted for part in (label, name, group))
+        label in uncounted or any(_key(part) in wanted for part in (label, name, group))
         for label, name, group in zip(labels, names, groups, strict=True)
     ]
     taxa = list(dict.fromkeys(name for name, out in zip(names, is_left_out, strict=True) if not out))

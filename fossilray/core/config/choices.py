@@ -35,3 +35,7 @@ NO_PREDICTIONS = "none"
 SplitBy = Literal["auto", "well", "slide"]
 TaxonRank = Literal["species", "genus", "group"]
 TaxonOrder = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
+
+# Plates
+PlateScale = Literal["each", "common"]
+PlateLetters = Literal["upper", "lower", "numbers"]

@@ -94,9 +94,10 @@ class SlidesConfig(Section):
     )
     name_pattern: str | None = Field(
         None,
-        description="Regular expression with the named groups `well` and `depth` (and `unit`: m or ft), "
-        "searched in each file's name (without its suffix) and in the names of its folders. "
-        "Unset, or where it does not match: the names that docs/guide/site-names.md lists.",
+        description="Regular expression with the named groups `well` and `depth` (and `unit`: m or ft; "
+        "`top` and `base` for an interval; `sample_type`), searched in each file's name (without its suffix) "
+        "and in the names of its folders. Unset, or where it does not match: the names that "
+        "docs/guide/site-names.md lists.",
     )
     max_lost_share: float = Field(
         0.5,

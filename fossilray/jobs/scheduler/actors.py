@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from fossilray.core.config import WorkersConfig
-from fossilray.core.records import Worker
+from fossilray.core.worker import Worker
 from fossilray.jobs.scheduler.resources import ResourceRequest
 
 ActorHandle: TypeAlias = Any

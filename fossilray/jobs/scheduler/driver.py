@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import SlidesFailAlike, StoreOut
-from fossilray.core.records import Failure, Outcome, Worker, WorkItem
+from fossilray.core.records import Failure, Outcome, WorkItem
+from fossilray.core.worker import Worker
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import CommitAlarm, Display, Tally
 from fossilray.jobs.scheduler.actors import ActorHandle, StartActors

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from ray.util import metrics
 
-from fossilray.core.records import Outcome, SlideSummary, WorkerStatus
+from fossilray.core.records import Outcome, SlideSummary
+from fossilray.core.worker import WorkerStatus
 from fossilray.jobs.progress import Tally
 
 STAGES = ("fetch", "open", "detect", "merge", "crops", "embed", "write", "total")

@@ -11,7 +11,8 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from fossilray.core.config import WorkersConfig
-from fossilray.core.records import Outcome, Worker, WorkerStatus, WorkItem
+from fossilray.core.records import Outcome, WorkItem
+from fossilray.core.worker import Worker, WorkerStatus
 from fossilray.jobs.scheduler.actors import ActorHandle, ActorLoss, CallHandle, CallResult
 from fossilray.jobs.scheduler.connection import is_private
 from fossilray.jobs.scheduler.metrics import WorkerMetrics

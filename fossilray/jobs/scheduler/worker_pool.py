@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import FossilrayError, StoreOut, WorkerError
 from fossilray.core.exception_summary import ExceptionSummary, summarise_remote_exception
-from fossilray.core.records import Outcome, WorkerStatus, WorkItem
+from fossilray.core.records import Outcome, WorkItem
+from fossilray.core.worker import WorkerStatus
 from fossilray.jobs.scheduler.actors import ActorHandle, ActorSystem, CallHandle, CallResult
 from fossilray.jobs.scheduler.pending_workers import PendingStatus, PendingWorkers
 

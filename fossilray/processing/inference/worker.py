@@ -21,7 +21,8 @@ from fossilray.core.errors import (
 )
 from fossilray.core.exception_summary import exception_message, is_out_of_memory
 from fossilray.core.machine import resident_bytes
-from fossilray.core.records import Failure, Outcome, WorkerStatus, WorkItem
+from fossilray.core.records import Failure, Outcome, WorkItem
+from fossilray.core.worker import WorkerStatus
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.stored_slide import StoredSlide, read_slide

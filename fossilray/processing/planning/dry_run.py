@@ -15,6 +15,7 @@ from fossilray.core.config import RunConfig
 from fossilray.core.errors import RunNotFound
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import CatalogRow, RejectedFile
+from fossilray.core.sample_terms import describe_sample
 from fossilray.core.text import counted, strip_control_characters
 from fossilray.core.text_table import TextColumn, TextTable
 from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
@@ -100,11 +101,12 @@ def render_plan(plan: RunPlan) -> Group:
     numbers = (
         TextColumn(name, is_number=True) for name in ("size", "um/px", "tiles", "blank", "detector MP")
     )
-    table = TextTable("slide", *numbers, "committed", title="dry run")
+    table = TextTable("slide", "sample", *numbers, "committed", title="dry run")
     for slide in plan.slides[:100]:
         row = slide.row
         table.add_row(
             row.slide_id,
+            describe_sample(row.well, row.top_depth_m, row.base_depth_m, row.sample_type) or "?",
             f"{row.width or '?'} x {row.height or '?'}",
             _resolution(row),
             _count(slide.tiles),

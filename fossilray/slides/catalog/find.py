@@ -249,7 +249,7 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
             info, mpp = slide.info, None
             doubts = check_slide(slide, mpp=None)
             planes = count_planes(info.properties, slide.tiff_format)
-    well, depth = parse_name(Path(path).stem, pattern)
+    site = parse_name(Path(path).stem, pattern)
     return CatalogRow(
         slide_id=slide_id,
         path=path,
@@ -262,8 +262,12 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
         bounds_y=info.bounds.y_min,
         bounds_width=info.bounds.width,
         bounds_height=info.bounds.height,
-        well=well or well_of_folders(_folders(path, root), pattern),
-        measured_depth_m=depth,
+        well=site.well or well_of_folders(_folders(path, root), pattern),
+        measured_depth_m=site.measured_depth_m,
+        top_depth_m=site.top_depth_m,
+        base_depth_m=site.base_depth_m,
+        depth_unit=site.depth_unit,
+        sample_type=site.sample_type,
         mpp_from=None if mpp is None else info.mpp_from,
         planes=planes,
         doubts=doubts,

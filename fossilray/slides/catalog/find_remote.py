@@ -337,7 +337,7 @@ def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing
 def _row(
     slide_id: str, url: str, root: str, metadata: SlideMetadata, pattern: NamePattern | None
 ) -> CatalogRow:
-    well, depth = parse_name(PurePosixPath(url).stem, pattern)
+    site = parse_name(PurePosixPath(url).stem, pattern)
     finest = metadata.levels[0] if metadata.levels else None
     bounds = metadata.bounds
     folders = [folder.rpartition("/")[2] for folder in (*_folders_above(url, root), root)]
@@ -357,8 +357,12 @@ def _row(
         bounds_y=bounds.y_min if bounds else None,
         bounds_width=bounds.width if bounds else None,
         bounds_height=bounds.height if bounds else None,
-        well=well or well_of_folders(folders, pattern),
-        measured_depth_m=depth,
+        well=site.well or well_of_folders(folders, pattern),
+        measured_depth_m=site.measured_depth_m,
+        top_depth_m=site.top_depth_m,
+        base_depth_m=site.base_depth_m,
+        depth_unit=site.depth_unit,
+        sample_type=site.sample_type,
         mpp_from=None if metadata.mpp is None else "slide",
         doubts=doubts,
     )

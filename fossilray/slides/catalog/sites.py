@@ -12,6 +12,9 @@ from fossilray.core.records import CatalogRow
 from fossilray.slides.catalog.table import Catalog
 from fossilray.slides.catalog.wells import keep_spelling
 
+_FROM_NAMES = ("well", "measured_depth_m", "top_depth_m", "base_depth_m", "depth_unit", "sample_type")
+"""Columns that are read from names."""
+
 
 def compile_pattern(text: str | None) -> NamePattern | None:
     """Compile `slides.name_pattern`; None if it is unset.
@@ -69,7 +72,7 @@ def keep_frozen_sites(catalog: Catalog, frozen: Sequence[CatalogRow]) -> list[Ca
         return keep_spelling(catalog.rows, frozen)
     known = {row.slide_id: row for row in frozen}
     return [
-        replace(row, well=known[row.slide_id].well, measured_depth_m=known[row.slide_id].measured_depth_m)
+        replace(row, **{name: getattr(known[row.slide_id], name) for name in _FROM_NAMES})
         if row.slide_id in known
         else row
         for row in keep_spelling(catalog.rows, frozen)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,6 +17,12 @@ from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.formats.sheets import CellFault
 from fossilray.core.plausible_values import PLAUSIBLE_MPP, why_no_depth, why_no_mpp
 from fossilray.core.records import CatalogRow, ExtraValue, RejectedFile
+from fossilray.core.sample_terms import (
+    describe_interval_fault,
+    mid_depth,
+    normalise_sample_type,
+    normalise_unit,
+)
 from fossilray.core.schemas import CATALOG_SCHEMA
 from fossilray.core.slide_names import check_slide_id, check_well
 from fossilray.core.table_rows import TableRow, UserTable
@@ -32,6 +39,7 @@ _READ = [field for field in CATALOG_SCHEMA if field.name not in ("path", "mpp_fr
 """Columns that are read besides the path; what the others hold is found again when the slide is opened."""
 _TYPED_BY_HAND = ("slide_id", "well")
 """Columns in which a spreadsheet may take what was typed for a date: `6-1` for a well."""
+_DEPTHS = ("measured_depth_m", "top_depth_m", "base_depth_m")
 _LARGEST_WHOLE = 2**31
 
 
@@ -163,11 +171,35 @@ def _to_record(row: TableRow, path: str, extra: list[tuple[int, str]], repair: T
             check(str(values[name] or ""))
         except CatalogError as error:
             raise row.error(str(error), name) from None
+    values |= _sample_values(row, values)
     texts = ((name, _extra_text(row, position)) for position, name in extra)
     values["extra"] = (
         tuple(ExtraValue(repair.text(name), repair.text(text)) for name, text in texts if text) or None
     )
     return CatalogRow(**values)  # type: ignore[arg-type]  # each value was brought to its column's type
+
+
+def _sample_values(row: TableRow, values: Mapping[str, Any]) -> dict[str, object]:
+    """The depths, the unit and the type of the sample in the words of `sample_terms`.
+
+    Raises:
+        CatalogError: the interval is incomplete or upside down, the measured depth is outside, or a unit is unknown.
+    """
+    top, base, depth = (values[name] for name in ("top_depth_m", "base_depth_m", "measured_depth_m"))
+    if fault := describe_interval_fault(top, base, depth):
+        raise row.error(fault[1], fault[0])
+    unit = values["depth_unit"]
+    if unit is not None and normalise_unit(str(unit)) is None:
+        raise row.error(f"depth_unit is {unit!r:.40}; write m or ft", "depth_unit")
+    if top is None:
+        top = base = depth
+    return {
+        "measured_depth_m": mid_depth(top, base) if depth is None else depth,
+        "top_depth_m": top,
+        "base_depth_m": base,
+        "depth_unit": None if unit is None else normalise_unit(str(unit)),
+        "sample_type": normalise_sample_type(values["sample_type"] or ""),
+    }
 
 
 def _extra_text(row: TableRow, position: int) -> str:
@@ -188,7 +220,7 @@ def _number(row: TableRow, column: pa.Field) -> int | float | None:
     why: str | None = None
     if is_mpp:
         why = why_no_mpp(value)
-    elif name == "measured_depth_m":
+    elif name in _DEPTHS:
         why = why_no_depth(value)
     elif is_whole and abs(value) >= _LARGEST_WHOLE:
         why = "larger than that of any slide"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
@@ -14,13 +13,12 @@ import pyarrow.parquet as pq
 from fossilray.core.atomic_files import write_atomically
 from fossilray.core.errors import CatalogError
 from fossilray.core.extra_columns import extra_names
-from fossilray.core.formats.ods import write_ods
 from fossilray.core.formats.sheets import text_of
-from fossilray.core.formats.xlsx import MAX_CELL_CHARACTERS, write_xlsx
+from fossilray.core.formats.xlsx import MAX_CELL_CHARACTERS
 from fossilray.core.records import CatalogRow, Doubt, RejectedFile
 from fossilray.core.schemas import CATALOG_SCHEMA
 from fossilray.core.text import escape_formula
-from fossilray.core.written_numbers import write_number
+from fossilray.core.written_table import encode_sheet, to_csv
 from fossilray.slides.catalog.table import Catalog
 
 WRITTEN_SUFFIXES = (".csv", ".xlsx", ".ods", ".parquet")
@@ -37,22 +35,11 @@ def write_catalog(catalog: Catalog, out: Path) -> None:
     Raises:
         CatalogError: the name states none of these, or the file cannot be written.
     """
-    suffix = out.suffix.lower()
     check_catalog_name(out)
-    if suffix == ".parquet":
+    if out.suffix.lower() == ".parquet":
         content = _to_parquet(catalog.rows)
     else:
-        lines = _lines(catalog.rows)
-        try:
-            match suffix:
-                case ".xlsx":
-                    content = write_xlsx("catalog", lines)
-                case ".ods":
-                    content = write_ods("catalog", lines)
-                case _:
-                    content = _to_csv(lines)
-        except ValueError as error:
-            raise CatalogError(f"{out} cannot be written: the catalog has {error}; write .csv") from None
+        content = encode_sheet("catalog", _lines(catalog.rows), out, error=CatalogError)
     write_atomically(out, content)
 
 
@@ -77,7 +64,7 @@ def write_refused(catalog: Catalog, out: Path) -> None:
     lines = ([getattr(refused, field.name) for field in fields(RejectedFile)] for refused in catalog.refused)
     write_atomically(
         out,
-        _to_csv(
+        to_csv(
             [
                 [field.name for field in fields(RejectedFile)],
                 *([escape_formula(x) for x in line] for line in lines),
@@ -114,15 +101,6 @@ def _number_or_text(value: str | None) -> str | int | float | None:
         number = None
     is_short = value is not None and sum(map(str.isdigit, value)) <= _MOST_DIGITS
     return number if is_short and text_of(number) == value else _cell(value)
-
-
-def _to_csv(lines: Iterable[Sequence[str | int | float | None]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    for line in lines:
-        writer.writerow(write_number(cell) if isinstance(cell, float) else cell for cell in line)
-    # Without the byte order mark, Excel reads and saves all letters beyond ASCII as two or three others.
-    return text.getvalue().encode("utf-8-sig")
 
 
 def _to_parquet(rows: Sequence[CatalogRow]) -> bytes:

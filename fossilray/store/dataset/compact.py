@@ -46,6 +46,7 @@ from fossilray.store.files.open import open_files
 from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path, part_path
 from fossilray.store.run.objects_file import ROW_GROUP_ROWS
 from fossilray.store.run.run_store import RunStore
+from fossilray.store.samples.rounds import round_path
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -238,6 +239,9 @@ def _write_tables(source: RunSnapshot, target: Files) -> Iterator[DatasetFile]:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         yield _write_whole(target, path, sink.getvalue(), rows=table.num_rows)
+    for round_ in store.sample_rounds.all():
+        path = round_path(round_.number)
+        yield _write_whole(target, path, store.files.read(path), rows=round_.stored)
     yield _write_whole(target, RUN_JSON, store.files.read(RUN_JSON), rows=0)
 
 

@@ -5,6 +5,7 @@ DATASET/
   run.json  catalog.parquet           the source's
   failures.parquet                    failures of the slides that are not in the dataset
   slides/part-000000.parquet          one row per slide
+  samples/round-<k>.parquet           the source's rounds of corrections; later ones are read from the source
   objects/well=<well>/part-<k>.parquet      the objects of many slides, by slide_id and object_id
   embeddings/well=<well>/part-<k>.parquet   their vectors in the same order (optional)
   compacting.json                     only during compaction, or after an interrupted one

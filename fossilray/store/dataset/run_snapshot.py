@@ -39,7 +39,7 @@ class RunSnapshot:
         self.store = store
         self.digest = store.read_run().digest
         self.committed = _list_once(store)
-        known = store.summaries_table()
+        known = store.stored_summaries_table()
         if store.lost:
             # A dataset without them would look whole.
             raise describe_lost(store.url, store.lost)

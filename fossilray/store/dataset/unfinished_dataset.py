@@ -9,13 +9,16 @@ from fossilray.core.errors import UsageError
 from fossilray.store.dataset.dataset_store import EMBEDDINGS_FOLDER, FAILURES_PARQUET, UNFINISHED_JSON
 from fossilray.store.files.base import PROBE_FILES, TEMPORARY, Files, is_spare
 from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path
+from fossilray.store.samples.rounds import SAMPLES
 
-_FOLDERS = (OBJECTS, EMBEDDINGS_FOLDER, "slides")
+_FOLDERS = (OBJECTS, EMBEDDINGS_FOLDER, "slides", SAMPLES)
 _FILES = (FAILURES_PARQUET, catalog_part_path(0), RUN_JSON)
 _ASIDE = r"\.{}\.[0-9a-f]{{16}}\.fossilray-part"
 _PART = r"part-\d{6}\.parquet"
+_ROUND = r"round-\d{5}\.parquet"
 _MADE = re.compile(
     rf"(?:(?:{OBJECTS}|{EMBEDDINGS_FOLDER})/well=[^/]+|slides)/(?:{_PART}|{_ASIDE.format(_PART)})"
+    rf"|{SAMPLES}/(?:{_ROUND}|{_ASIDE.format(_ROUND)})"
 )
 
 

@@ -1,4 +1,4 @@
-"""Files beside the committed slides: records of attempts, heartbeats, pictures, and pending commits."""
+"""Files beside the committed slides: attempts, heartbeats, pictures, pending commits, corrections to samples."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fossilray.store.run.attempts import AttemptLog, read_attempts
 from fossilray.store.run.layout import ATTEMPTS, PENDING, slide_of
 from fossilray.store.run.objects_file import read_stored_footer
 from fossilray.store.run.roles import heartbeat, picture
+from fossilray.store.samples.rounds import SAMPLES, is_round, list_rounds, parse_round
 
 PICTURES = "pictures"
 MOST_PICTURE_PX = 64_000_000
@@ -23,6 +24,8 @@ MOST_PICTURE_PX = 64_000_000
 def check_side_files(log: AttemptLog, *, deep: bool) -> Iterator[VerifyFinding]:
     """Yield findings about damaged side files; no committed slide depends on any of them.
 
+    A missing round of samples is a finding too.
+
     deep: also read pictures and the records of attempts at committed slides, which are many.
 
     Raises:
@@ -30,6 +33,14 @@ def check_side_files(log: AttemptLog, *, deep: bool) -> Iterator[VerifyFinding]:
     """
     yield from _check(log, log.files.find("drivers"), "heartbeat", _check_heartbeat)
     yield from _check(log, log.files.find(PENDING), "pending", _check_pending)
+    try:
+        list_rounds(log.files)
+    except StoreUnreachable:
+        raise
+    except StoreError as error:
+        yield VerifyFinding("", SAMPLES, "samples", str(error))
+    rounds = [path for path in log.files.find(SAMPLES) if is_round(path)]
+    yield from _check(log, rounds, "samples", _check_round)
     slide_ids = log.files.names(ATTEMPTS)
     if not deep:
         committed = log.committed()
@@ -56,7 +67,9 @@ def _check(
 
     for path, message in zip(paths, map_in_chunks(fault, list(paths), threads=READ_THREADS), strict=True):
         if message:
-            yield VerifyFinding("" if kind == "heartbeat" else slide_of(path), path, kind, message)
+            yield VerifyFinding(
+                "" if kind in ("heartbeat", "samples") else slide_of(path), path, kind, message
+            )
 
 
 def _check_heartbeat(log: AttemptLog, path: str) -> None:
@@ -65,6 +78,10 @@ def _check_heartbeat(log: AttemptLog, path: str) -> None:
 
 def _check_pending(log: AttemptLog, path: str) -> None:
     read_stored_footer(log.files, path)
+
+
+def _check_round(log: AttemptLog, path: str) -> None:
+    parse_round(log.files.read(path), f"{log.url}/{path}")
 
 
 def _check_picture(log: AttemptLog, path: str) -> None:

@@ -37,7 +37,7 @@ FindingKind = (
     | Literal[
         "outdated", "derived", "summaries", "catalog", "record", "attempt", "heartbeat", "picture", "pending"
     ]
-    | Literal["coder", "shard", "plan", "labels"]
+    | Literal["coder", "shard", "plan", "labels", "samples"]
 )
 """Kinds of findings in a run; all except `summaries` and `copy` are damage."""
 

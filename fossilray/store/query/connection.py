@@ -1,9 +1,9 @@
 """SQL queries over a run by DuckDB, and the crops and embeddings of a query's rows.
 
-Views: `objects` (one row per object, `well` included), `slides` (one row per committed slide), `failures`,
-`catalog`, and `predictions` and `embeddings` (derived results: one row per object and name). A row's pixels and
-vector are in the Zarr group that its `arrays` column names, at index `object_id`; `load_crops` and `load_embeddings`
-fetch them for any result that has these two columns.
+Views: `objects` (one row per object, `well` included), `slides` (one row per committed slide), `samples` (one row per
+slide of the catalog), `failures`, `catalog`, and `predictions` and `embeddings` (derived results: one row per object
+and name). A row's pixels and vector are in the Zarr group that its `arrays` column names, at index `object_id`;
+`load_crops` and `load_embeddings` fetch them for any result that has these two columns.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import AccessConfig
 from fossilray.core.copies import find_copies_in
-from fossilray.core.errors import QueryError, UsageError
+from fossilray.core.errors import QueryError
 from fossilray.core.extra_columns import extra_names
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.core.schemas import CATALOG_SCHEMA, FAILURES_SCHEMA
@@ -42,6 +43,7 @@ from fossilray.store.query.damaged_views import (
 from fossilray.store.query.extra_views import with_extra_columns
 from fossilray.store.query.vectors import VectorReader, gather_rows
 from fossilray.store.query.views import (
+    correction_tables,
     derived_sql,
     derived_types,
     escape_glob,
@@ -51,9 +53,10 @@ from fossilray.store.query.views import (
     with_genera_sql,
 )
 from fossilray.store.run.doubts import add_comparisons
-from fossilray.store.run.layout import DERIVED_KINDS, OBJECTS
+from fossilray.store.run.layout import DERIVED_KINDS, OBJECTS, DerivedKind
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import read_states
+from fossilray.store.samples.corrections import NO_CORRECTIONS, Corrections, samples_table
 
 if TYPE_CHECKING:
     import duckdb
@@ -61,14 +64,17 @@ if TYPE_CHECKING:
     Connection: TypeAlias = duckdb.DuckDBPyConnection
 
 
-VIEWS = ("objects", "slides", "failures", "catalog", *reversed(DERIVED_KINDS))
+VIEWS = ("objects", "slides", "samples", "failures", "catalog", *reversed(DERIVED_KINDS))
+_CORRECTIONS: WeakKeyDictionary[Connection, Corrections] = WeakKeyDictionary()
+"""The corrections that the views of a connection show, as they were when it was opened."""
 
 
 def connect(store: RunStore, *, sql: str = "") -> Connection:
     """Open an in-memory DuckDB connection with the tables of a run or a dataset as views.
 
-    Views: `objects`, `slides`, `failures`, `catalog`, `predictions` and `embeddings`; a table without rows is an empty
-    view. `well` is text in all of them. DuckDB neither installs nor downloads extensions.
+    Views: `objects`, `slides`, `samples`, `failures`, `catalog`, `predictions` and `embeddings`; a table without rows
+    is an empty view. `well` is text in all of them. All but `catalog` show wells and depths as they were last
+    corrected (`fossilray samples import`). DuckDB neither installs nor downloads extensions.
 
     Args:
         store: what `open_run` returned.
@@ -89,14 +95,22 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
     """
     store.read_run()
     con = _open_duckdb(store)
+    corrections = _CORRECTIONS[con] = store.sample_corrections()
+    if corrections:
+        for name, table in correction_tables(corrections).items():
+            con.register(f"{name}_rows", table)
+            con.execute(f"CREATE TABLE {name} AS SELECT * FROM {name}_rows")
+            con.unregister(f"{name}_rows")
     create_objects_view(con, store, None)
     con.register("failures", failures_table(store))
-    is_needed = re.search(r"\bcatalog\b", sql, re.IGNORECASE) is not None
+    is_needed = re.search(r"\b(catalog|samples)\b", sql, re.IGNORECASE) is not None
     rows = store.read_catalog() if is_needed else store.readable_catalog()
     names = extra_names(rows or ())
     con.register("slides", with_extra_columns(slides_table(store), names))
     if rows is not None:
-        con.register("catalog", with_extra_columns(_to_table(rows, CATALOG_SCHEMA), names))
+        frozen = _to_table(rows, CATALOG_SCHEMA)
+        con.register("catalog", with_extra_columns(frozen, names))
+        con.register("samples", samples_table(frozen, corrections))
     if re.search(rf"\b({'|'.join(DERIVED_KINDS)})\b", sql, re.IGNORECASE):
         create_derived_views(con, store)
     return con
@@ -138,9 +152,10 @@ def create_objects_view(
     genera: predictions that are added to the objects as the columns genus, genus_score, genus_entropy, genus_2 and
         genus_2_score.
     """
+    corrections = _CORRECTIONS.get(con, NO_CORRECTIONS)
 
     def sql(without: frozenset[str]) -> str:
-        objects = objects_sql(store, files, without=without)
+        objects = objects_sql(store, files, without=without, corrections=corrections)
         return objects if genera is None else with_genera_sql(objects, genera, files, without=without)
 
     def checks() -> dict[str, Check]:
@@ -165,13 +180,19 @@ def create_derived_views(con: Connection, store: RunStore) -> None:
     for kind in DERIVED_KINDS:
         listed = list_derived(store, kind)
         view = CheckedView(
-            lambda without, kind=kind, listed=listed: derived_sql(kind, listed, without=without),  # type: ignore[misc]
+            partial(_derived_sql, kind, listed, _CORRECTIONS.get(con, NO_CORRECTIONS)),
             partial(_named_checks, listed),
             store.left_out,
             irregular=partial(_named_irregular, listed),
             types=derived_types(kind),
         )
         _create_view(con, kind, view)
+
+
+def _derived_sql(
+    kind: DerivedKind, listed: Sequence[DerivedListing], corrections: Corrections, without: frozenset[str]
+) -> str:
+    return derived_sql(kind, listed, without=without, corrections=corrections)
 
 
 def create_parquet_view(
@@ -196,8 +217,8 @@ def create_parquet_view(
 def query(run: RunStore | str | Path, sql: str) -> pa.Table:
     """Run one SQL statement of DuckDB's dialect over the tables of a run or a dataset.
 
-    Tables: `objects`, `slides`, `failures`, `catalog`, `predictions` and `embeddings`; docs/guide/run-directory.md
-    explains every column. Coordinates are level-0 pixels, sizes are micrometres.
+    Tables: `objects`, `slides`, `samples`, `failures`, `catalog`, `predictions` and `embeddings`;
+    docs/guide/run-directory.md explains every column. Coordinates are level-0 pixels, sizes are micrometres.
 
     Args:
         run: what `open_run` returned, or the path or URL of a run or a dataset.
@@ -292,20 +313,6 @@ def objects_where(condition: str | None) -> str:
     # The line breaks keep a comment at the end of the condition from swallowing what follows.
     chosen = f"WHERE (\n{condition}\n)" if condition else ""
     return f"SELECT * FROM objects {chosen} ORDER BY well, slide_id, object_id"
-
-
-def parse_object_name(text: str) -> tuple[str, int]:
-    """Parse SLIDE:ID into slide_id and object_id.
-
-    Raises:
-        UsageError: the text is not of that form.
-    """
-    slide_id, separator, number = text.rpartition(":")
-    if not separator or not slide_id or not (number.isascii() and number.isdecimal()) or len(number) > 9:
-        raise UsageError(
-            f"--object {text!r:.120} is not SLIDE:ID, such as a-2030:17 (slide_id and object_id)"
-        )
-    return slide_id, int(number)
 
 
 def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:

@@ -15,15 +15,36 @@ from fossilray.core.schemas import (
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.run.layout import OBJECTS, DerivedKind
 from fossilray.store.run.run_store import RunStore
+from fossilray.store.samples.corrections import NO_CORRECTIONS, Corrections
+
+CORRECTED_WELLS, CORRECTED_DEPTHS = "fossilray_corrected_wells", "fossilray_corrected_depths"
+_DEPTH = "measured_depth_m"
 
 
 def objects_sql(
-    store: RunStore, files: Mapping[str, str] | None, *, without: Collection[str] = frozenset()
+    store: RunStore,
+    files: Mapping[str, str] | None,
+    *,
+    without: Collection[str] = frozenset(),
+    corrections: Corrections = NO_CORRECTIONS,
 ) -> str:
     """SQL for all objects (None), or those of some slides, whose files are given by slide_id.
 
-    without: files that are not read.
+    without: files that are not read. corrections: the tables of `correction_tables` are registered.
     """
+    if not corrections:
+        return _stored_objects_sql(store, files, without)
+    known = store.committed_files() if files is None else files
+    moved = {slide_id: known[slide_id] for slide_id in corrections.wells if slide_id in known}
+    return corrected_sql(
+        _typed(OBJECTS_SCHEMA),
+        _stored_objects_sql(store, files, without),
+        _stored_objects_sql(store, moved, without) if moved else None,
+        corrections,
+    )
+
+
+def _stored_objects_sql(store: RunStore, files: Mapping[str, str] | None, without: Collection[str]) -> str:
     columns = _typed(OBJECTS_SCHEMA)
     if files is None:
         paths = sorted(set(store.committed_files().values()) - set(without))
@@ -37,21 +58,78 @@ def objects_sql(
 
 
 def derived_sql(
-    kind: DerivedKind, listed: Sequence[DerivedListing], *, without: Collection[str] = frozenset()
+    kind: DerivedKind,
+    listed: Sequence[DerivedListing],
+    *,
+    without: Collection[str] = frozenset(),
+    corrections: Corrections = NO_CORRECTIONS,
 ) -> str:
     """SQL for all derived results of a kind; the first column is their name: `head` or `name`.
 
-    without: files that are not read, as <name>/<file>.
+    without: files that are not read, as <name>/<file>. corrections: as of `objects_sql`.
     """
     columns, name_column = _derived_columns(kind), "head" if kind == "predictions" else "name"
+
+    def rows(listing: DerivedListing) -> str:
+        stored = _filled(columns, listing, _derived_urls(listing, without))
+        if not corrections.wells:
+            return stored
+        paths = [listing.files[slide_id] for slide_id in corrections.wells if slide_id in listing.files]
+        kept = [path for path in sorted(paths) if f"{listing.results.name}/{path}" not in without]
+        moved = [_escaped_url(listing.results.url, path) for path in kept]
+        return corrected_sql(
+            columns, stored, _filled(columns, listing, moved) if moved else None, corrections
+        )
+
     parts = [
-        f"SELECT {quote(listing.results.name)} AS {name_column}, * FROM "
-        f"({_filled(columns, listing, _derived_urls(listing, without))})"
+        f"SELECT {quote(listing.results.name)} AS {name_column}, * FROM ({rows(listing)})"
         for listing in listed
         if listing.files
     ]
     empty = f"SELECT NULL::VARCHAR AS {name_column}, * FROM ({_read([], columns, root='')})"
     return " UNION ALL ".join(parts or [empty])
+
+
+def corrected_sql(columns: Collection[str], stored: str, moved: str | None, corrections: Corrections) -> str:
+    """SQL of these columns and `well` with the wells and depths that were corrected.
+
+    The rows of slides that stay in their wells are read as they are stored, so that a condition on `well` still skips
+    the files of other wells.
+
+    stored: SQL of the rows of all slides. moved: SQL of the rows of slides whose wells were corrected.
+    """
+    others = f"WHERE slide_id NOT IN (SELECT slide_id FROM {CORRECTED_WELLS})" if corrections.wells else ""
+    parts = [f"SELECT {', '.join(columns)}, well FROM ({stored}) {others}"]
+    if moved is not None:
+        # An inner join: files of a compacted dataset hold other slides too.
+        parts.append(
+            f"SELECT {', '.join(f's.{name}' for name in columns)}, c.well FROM ({moved}) s "
+            f"JOIN {CORRECTED_WELLS} c ON s.slide_id = c.slide_id"
+        )
+    rows = " UNION ALL ".join(parts)
+    if _DEPTH not in columns or not corrections.depths:
+        return rows
+    named = ", ".join(
+        f"CASE WHEN d.slide_id IS NULL THEN o.{name} ELSE d.{name} END AS {name}"
+        if name == _DEPTH
+        else f"o.{name}"
+        for name in columns
+    )
+    return f"SELECT {named}, o.well FROM ({rows}) o LEFT JOIN {CORRECTED_DEPTHS} d ON o.slide_id = d.slide_id"
+
+
+def correction_tables(corrections: Corrections) -> dict[str, pa.Table]:
+    """The tables that `corrected_sql` joins, by name."""
+    return {
+        CORRECTED_WELLS: pa.table(
+            {"slide_id": list(corrections.wells), "well": list(corrections.wells.values())},
+            schema=pa.schema([("slide_id", pa.string()), ("well", pa.string())]),
+        ),
+        CORRECTED_DEPTHS: pa.table(
+            {"slide_id": list(corrections.depths), _DEPTH: list(corrections.depths.values())},
+            schema=pa.schema([("slide_id", pa.string()), (_DEPTH, pa.float64())]),
+        ),
+    }
 
 
 def _derived_urls(listed: DerivedListing, without: Collection[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from fossilray.core.errors import CatalogError
@@ -19,15 +19,25 @@ from fossilray.store.run.roles import catalog_part
 
 _FINDINGS = ("doubts", "mpp_from", "planes")
 """Fields that later versions of fossilray may find otherwise; the frozen ones stay."""
-_NOT_IN_OLD_RUNS = ("scan_id",)
+_OF_NEW_SAMPLES = ("top_depth_m", "base_depth_m", "depth_unit", "sample_type", "preparation")
+_NOT_IN_OLD_RUNS = ("scan_id", *_OF_NEW_SAMPLES)
+_OF_SAMPLES = ("well", "measured_depth_m", *_OF_NEW_SAMPLES)
 _SPREADSHEET_PRECISION = 1e-8
 """Excel shows and saves as CSV eleven signs of a number, of which nine or more are digits."""
 # Axes may differ by 2 %, so their mean differs from either by half of that.
 _MEAN_DIFFERS = 0.0101
 
 
-def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
+Corrected = Callable[[str, str, object], object]
+"""Return the current value of a column of a slide, the frozen value if it was not corrected."""
+
+
+def freeze_catalog(
+    files: Files, rows: Sequence[CatalogRow], corrected: Corrected | None = None
+) -> list[CatalogRow]:
     """Add slides the catalog does not hold yet; all its rows, old ones as first written, by slide_id.
+
+    corrected: by default nothing was corrected. A row may have either the frozen or the current value.
 
     Raises:
         CatalogError: a slide is there twice, is unsafely named, or differs from its frozen row.
@@ -36,7 +46,7 @@ def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]
     while True:
         rows_there, next_part = _read(files)
         frozen = {row.slide_id: row for row in rows_there}
-        _check_all_unchanged(frozen, requested)
+        _check_all_unchanged(frozen, requested, corrected or _frozen)
         added = [requested[slide_id] for slide_id in sorted(requested.keys() - frozen.keys())]
         if not added:
             return [frozen[slide_id] for slide_id in sorted(frozen)]
@@ -44,7 +54,9 @@ def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]
         files.create(catalog_part_path(next_part), to_parquet(added, CATALOG_SCHEMA))
 
 
-def expect_catalog(files: Files, rows: Iterable[CatalogRow]) -> list[CatalogRow]:
+def expect_catalog(
+    files: Files, rows: Iterable[CatalogRow], corrected: Corrected | None = None
+) -> list[CatalogRow]:
     """Return the rows as a job would use them, without writing any: the frozen row of a slide that the run has.
 
     Raises:
@@ -52,7 +64,7 @@ def expect_catalog(files: Files, rows: Iterable[CatalogRow]) -> list[CatalogRow]
     """
     requested = _by_slide_id(rows)
     frozen = {row.slide_id: row for row in _read(files)[0]}
-    _check_all_unchanged(frozen, requested)
+    _check_all_unchanged(frozen, requested, corrected or _frozen)
     return [frozen.get(slide_id, row) for slide_id, row in requested.items()]
 
 
@@ -102,12 +114,23 @@ def _by_slide_id(rows: Iterable[CatalogRow]) -> dict[str, CatalogRow]:
     return rows_by_id
 
 
-def _check_all_unchanged(frozen: Mapping[str, CatalogRow], requested: Mapping[str, CatalogRow]) -> None:
+def _frozen(slide_id: str, column: str, value: object) -> object:
+    return value
+
+
+def _check_all_unchanged(
+    frozen: Mapping[str, CatalogRow], requested: Mapping[str, CatalogRow], corrected: Corrected
+) -> None:
     for slide_id in requested.keys() & frozen.keys():
         for name, old, new in _changes(frozen[slide_id], requested[slide_id]):
+            if _is_same(corrected(slide_id, name, old), new):
+                continue
+            remedy = "use the old value or another run directory"
+            if name in _OF_SAMPLES:
+                remedy = "correct it with `fossilray samples import`, or use the old value"
             raise CatalogError(
                 f"slide {slide_id}: {name} is {old!r:.80} in this run and {new!r:.80} in the catalog now; a run's "
-                "slides may be added to but not changed: use the old value or another run directory"
+                f"slides may be added to but not changed: {remedy}"
             )
 
 

@@ -7,6 +7,7 @@ RUN/
   objects/well=<well>/<slide_id>.parquet   its creation is the commit of that slide
   arrays/<slide_id>/<attempt>.zarr         crops and embeddings
   slides/part-<k>.parquet                  summaries of committed slides, gathered; can be rebuilt from footers
+  samples/round-<k>.parquet                corrections to wells, depths and samples; its creation is the commit
   pending/<slide_id>/<attempt>.parquet     with a single writer: what a worker hands the driver to commit
   withdrawn/<slide_id>-<id>.parquet        objects files that were found damaged and taken out
   attempts/<slide_id>/<attempt>.json       start, then failure

@@ -46,6 +46,8 @@ from fossilray.store.run.layout import (
 from fossilray.store.run.left_out import LeftOut
 from fossilray.store.run.objects_file import Footer, encode_objects, read_footer, read_stored_footer
 from fossilray.store.run.run_record import RunRecord
+from fossilray.store.samples.corrections import Corrections, correct_table, merge_rounds
+from fossilray.store.samples.rounds import SampleRounds
 
 
 class CompactedSlides(CommittedSlides, Protocol):
@@ -84,6 +86,10 @@ class RunStore:
             files, self.committed, left_out=self.left_out, read=dataset.attempts if dataset else None
         )
         """Attempts at slides that are not committed, and heartbeats of drivers."""
+        self.sample_rounds = SampleRounds(
+            files, newer=dataset.source.files if dataset else None, unread=self.left_out.add
+        )
+        """Corrections to the slides' wells, depths and samples that people made after the run was frozen."""
         self._unconfirmed: set[str] = set()
         """Attempts whose commit was requested and not confirmed: it may have succeeded, so their arrays are kept."""
 
@@ -188,7 +194,7 @@ class RunStore:
         Raises:
             CatalogError: a slide is listed twice, has an unsafe name, or differs from its frozen row.
         """
-        return frozen_catalog.freeze_catalog(self.files, rows)
+        return frozen_catalog.freeze_catalog(self.files, rows, self.sample_corrections().value)
 
     def expect_catalog(self, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
         """The rows as `freeze_catalog` would return them, those of other slides left out; nothing is written.
@@ -196,7 +202,7 @@ class RunStore:
         Raises:
             CatalogError: as freeze_catalog.
         """
-        return frozen_catalog.expect_catalog(self.files, rows)
+        return frozen_catalog.expect_catalog(self.files, rows, self.sample_corrections().value)
 
     def read_catalog(self) -> list[CatalogRow]:
         """The rows of the frozen catalog by slide_id; empty before the first job."""
@@ -323,7 +329,15 @@ class RunStore:
         return [SlideSummary(**row) for row in self.summaries_table().to_pylist()]
 
     def summaries_table(self) -> pa.Table:
-        """`summaries` as SLIDES_SCHEMA; slides whose footers are damaged, or files are gone, are left out."""
+        """`stored_summaries_table` with the wells, depths and samples of the newest round of corrections."""
+        return correct_table(self.stored_summaries_table(), self.sample_corrections())
+
+    def sample_corrections(self) -> Corrections:
+        """Wells, depths and samples of slides as the rounds of corrections have them; empty if there are none."""
+        return merge_rounds(self.sample_rounds.all())
+
+    def stored_summaries_table(self) -> pa.Table:
+        """`summaries` as SLIDES_SCHEMA, as committed; slides of damaged footers, or without a file, are left out."""
         table, self.lost = self._slides.summaries_table()
         if self.lost:
             self.left_out.add(summaries.describe_lost(self.url, self.lost))

@@ -1,0 +1,1 @@
+"""Plates: figures of chosen specimens on one page, with letters, scale bars and a caption."""

@@ -1,0 +1,1 @@
+"""Specimens: objects that are cited, found again under a microscope and figured."""
