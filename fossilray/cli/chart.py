@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from fossilray.cli.options import (
+    RANK_HELP,
     ConfigOption,
     PredictionsOption,
     RunArgument,
     SeedOption,
     SetOption,
+    TaxonomyOption,
     open_store,
     outside_runs,
     require_predictions,
@@ -25,15 +27,7 @@ ChartFolderOption = Annotated[
     Path,
     typer.Option("--out", callback=outside_runs, help="Output folder for the page, pictures and tables."),
 ]
-TaxonomyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--taxonomy",
-        help="Table (.csv, .xlsx, .ods, .parquet) or YAML of species, genus, group and synonyms, by which labels are "
-        "grouped into taxa.",
-    ),
-]
-RankOption = Annotated[TaxonRank, typer.Option("--rank", help="Rank of --taxonomy at which to count.")]
+RankOption = Annotated[TaxonRank, typer.Option("--rank", help=RANK_HELP)]
 LeaveOutOption = Annotated[
     list[str] | None,
     typer.Option("--leave-out", help="Label, taxon or group not to count, e.g. debris; may be repeated."),
@@ -126,7 +120,7 @@ def chart(
     from fossilray.analysis.stratigraphy.match import match_wells
     from fossilray.analysis.stratigraphy.page import describe_findings, write_chart
     from fossilray.analysis.stratigraphy.samples import read_depths
-    from fossilray.analysis.stratigraphy.taxonomy import read_taxonomy
+    from fossilray.labels.taxonomy import read_taxonomy
 
     if confusion is not None and not correction:
         raise UsageError("--confusion and --raw-counts contradict each other; give one of them")

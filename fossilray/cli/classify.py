@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,15 +16,20 @@ from fossilray.cli.labelled import (
     print_label_report,
 )
 from fossilray.cli.options import (
+    RANK_HELP,
     ConfigOption,
     HeadKindOption,
     ObjectsRunOption,
     SeedOption,
     SetOption,
+    TaxonomyOption,
     outside_runs,
 )
 from fossilray.cli.output import print_line, working
-from fossilray.core.config.choices import HoldOutUnit, NoveltyKind
+from fossilray.core.config.choices import HoldOutUnit, NotFossils, NoveltyKind, TaxonRank, UncertainLabels
+
+if TYPE_CHECKING:
+    from fossilray.labels.agreement import Naming
 
 HoldOutOption = Annotated[
     HoldOutUnit,
@@ -38,6 +43,32 @@ NoveltyOption = Annotated[
     typer.Option(
         "--novelty",
         help="Novelty score: distance from the nearest labels (knn), or from the centre of each genus (mahalanobis).",
+    ),
+]
+
+ClassRankOption = Annotated[
+    TaxonRank | None,
+    typer.Option("--rank", help=RANK_HELP, show_default="names as given; with --taxonomy genus"),
+]
+NotFossilsOption = Annotated[
+    NotFossils,
+    typer.Option(
+        "--not-fossils", help="Labels of wood, dirt and other kinds: classes of their own, or left out."
+    ),
+]
+UncertainOption = Annotated[
+    UncertainLabels,
+    typer.Option(
+        "--uncertain", help="Labels with cf., aff., ? or `unsure` at the rank: left out, or trained on."
+    ),
+]
+RankAccuracyOption = Annotated[
+    float,
+    typer.Option(
+        "--rank-accuracy",
+        min=0.5,
+        max=0.999,
+        help="Share of correct predictions that a rank must have on held-out crops; else a coarser one is predicted.",
     ),
 ]
 
@@ -56,6 +87,11 @@ def classify_train(
     ] = 10,
     hold_out: HoldOutOption = "crops",
     novelty: NoveltyOption = "knn",
+    rank: ClassRankOption = None,
+    taxonomy: TaxonomyOption = None,
+    not_fossils: NotFossilsOption = "classes",
+    uncertain: UncertainOption = "leave-out",
+    rank_accuracy: RankAccuracyOption = 0.9,
     input_px: InputOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
@@ -66,11 +102,20 @@ def classify_train(
     from fossilray.models.heads.uncertainty import describe_uncertainty
     from fossilray.training.heads import train_and_cross_validate
 
-    labelled = load_labelled(labels, run, config, set_)
+    naming = _naming(rank, taxonomy, not_fossils, uncertain)
+    labelled = load_labelled(labels, run, config, set_, naming=naming)
     embedded = embed_crops(labelled, backbone, input_px=input_px, seed=seed)
     with working(f"{kind} head"):
         head, scores = train_and_cross_validate(
-            labelled, embedded, kind=kind, k=neighbours, seed=seed, over=hold_out, novelty=novelty
+            labelled,
+            embedded,
+            kind=kind,
+            k=neighbours,
+            seed=seed,
+            over=hold_out,
+            novelty=novelty,
+            naming=naming,
+            accuracy=rank_accuracy,
         )
     save_head(out_file, head)
     print_label_report(labelled)
@@ -85,3 +130,16 @@ def classify_train(
         print_line(describe_uncertainty(head))
     digest = head_digest(out_file)[:12]
     print_line(f"{kind} head for {len(head.classes)} classes, sha256 {digest}… -> {out_file}")
+
+
+def _naming(
+    rank: TaxonRank | None, taxonomy: Path | None, not_fossils: NotFossils, uncertain: UncertainLabels
+) -> Naming | None:
+    """Return how labels become classes; None if no option says so, which leaves names of folders as written."""
+    from fossilray.labels.agreement import Naming
+    from fossilray.labels.taxonomy import read_taxonomy
+
+    if (rank, taxonomy, not_fossils, uncertain) == (None, None, "classes", "leave-out"):
+        return None
+    read = None if taxonomy is None else read_taxonomy(taxonomy)
+    return Naming(rank or (None if read is None else "genus"), read, not_fossils, uncertain)

@@ -13,6 +13,7 @@ from fossilray.cli.output import print_line, working
 from fossilray.core.text import list_some
 
 if TYPE_CHECKING:
+    from fossilray.labels.agreement import Naming
     from fossilray.labels.embed import EmbeddedCrops
     from fossilray.labels.load import LabelledSet
 
@@ -40,12 +41,19 @@ InputOption = Annotated[
 ]
 
 
-def load_labelled(labels: Path, run: str | None, config: str | None, set_: list[str] | None) -> LabelledSet:
+def load_labelled(
+    labels: Path,
+    run: str | None,
+    config: str | None,
+    set_: list[str] | None,
+    *,
+    naming: Naming | None = None,
+) -> LabelledSet:
     """Read the labelled crops that `--labels` and `--run` name."""
     from fossilray.labels.load import load_labels
 
     with working("labels"):
-        return load_labels(labels, run=None if run is None else open_store(run, config, set_))
+        return load_labels(labels, run=None if run is None else open_store(run, config, set_), naming=naming)
 
 
 def embed_crops(labelled: LabelledSet, backbone: str, *, input_px: int | None, seed: int) -> EmbeddedCrops:
@@ -65,6 +73,10 @@ def print_label_report(labelled: LabelledSet) -> None:
         print_line(f"{len(report.unreadable)} left out: {_few(reasons)}")
     if report.unlabelled:
         print_line(f"{report.unlabelled} rows have no genus")
+    if report.moved:
+        print_line(f"{report.moved} were labelled in other attempts or runs and found by place")
+    for reason, count in report.unnamed.items():
+        print_line(f"{count} are {reason}; left out")
     if report.singletons:
         print_line(f"classes of a single crop, trained on but not evaluated: {_few(report.singletons)}")
     if report.duplicates:

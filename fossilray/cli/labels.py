@@ -1,35 +1,23 @@
-"""Commands about labels that people give: what to label next, import into a label set, and its contents."""
+"""Commands about label sets: import of labels, export, their contents, and their state beside a run."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.options import (
-    HEAD_HELP,
-    LIMIT_HELP,
-    OBJECTS_RUN_HELP,
-    ConfigOption,
-    EmbeddingsOption,
-    RunArgument,
-    SeedOption,
-    SetOption,
-    WhereOption,
-    login,
-    open_store,
-    outside_runs,
-)
+from fossilray.cli.options import OBJECTS_RUN_HELP, ConfigOption, SetOption, login, open_store, outside_runs
 from fossilray.cli.output import out, print_line, working
-from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.core.text_table import TextColumn, TextTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from fossilray.labels.importing import ImportReport
+    from fossilray.labels.label import Label
     from fossilray.labels.label_set import Conflict
-    from fossilray.labels.suggest.suggest import SuggestionReport
 
 
 _MAX_CONFLICTS = 20
@@ -38,83 +26,10 @@ LabelSetArgument = Annotated[
     Path,
     typer.Argument(metavar="LABELS", help="Folder of a label set, which `fossilray labels import` made."),
 ]
-SuggestionsOption = Annotated[
-    Path,
-    typer.Option("--out", callback=outside_runs, help="Output folder for images and tables; a new one."),
+RoundOption = Annotated[
+    int | None,
+    typer.Option("--round", min=1, help="Show the label set after this round; default: after the last."),
 ]
-_LimitOption = Annotated[int, typer.Option("--limit", min=1, max=20_000, help=LIMIT_HELP)]
-StrategyOption = Annotated[
-    SuggestionStrategy,
-    typer.Option(
-        "--strategy",
-        help="Selection strategy: mixed takes low-confidence predictions (badge), typical unlabelled objects (typical) "
-        "and objects far from every label (far); or one of them alone, uncertain (smallest margin), or random.",
-    ),
-]
-_HeadOption = Annotated[
-    Path | None,
-    typer.Option("--head", help=HEAD_HELP, show_default="one trained on --labels"),
-]
-LabelledOption = Annotated[
-    Path | None,
-    typer.Option("--labels", help="Labelled crops so far, a label set; they are not suggested again."),
-]
-PoolOption = Annotated[
-    int,
-    typer.Option(
-        "--pool", min=1, max=1_000_000, help="Size of the random sample, from all wells, to choose from."
-    ),
-]
-
-
-def suggest(
-    run: RunArgument,
-    out_dir: SuggestionsOption,
-    limit: _LimitOption = 200,
-    strategy: StrategyOption = "mixed",
-    head: _HeadOption = None,
-    labels: LabelledOption = None,
-    embeddings: EmbeddingsOption = None,
-    where: WhereOption = None,
-    pool: PoolOption = 20_000,
-    seed: SeedOption = 0,
-    config: ConfigOption = None,
-    set_: SetOption = None,
-) -> None:
-    """Suggest objects to label next, evenly from all wells: images to sort into folders, and a table to fill in."""
-    from fossilray.labels.suggest.suggest import suggest_objects
-    from fossilray.models.heads import load_head
-
-    store = open_store(run, config, set_)
-    with working("choosing"):
-        report = suggest_objects(
-            store,
-            out_dir,
-            count=limit,
-            strategy=strategy,
-            head=None if head is None else load_head(head),
-            labels=labels,
-            embeddings=embeddings,
-            where=where,
-            pool=pool,
-            seed=seed,
-        )
-    _print_suggestions(report, out_dir, limit)
-
-
-def _print_suggestions(report: SuggestionReport, out_dir: Path, limit: int) -> None:
-    print_line(f"{report.objects} of {report.pool:,} objects -> {out_dir}")
-    if report.objects < limit:
-        print_line(f"there are no more than these {report.objects}")
-    if report.labelled:
-        trained = "; a head was trained on them" if report.trained_here else ""
-        print_line(f"{report.labelled} objects have a label already{trained}")
-    print_line("chosen by " + ", ".join(f"{name}: {count}" for name, count in report.by_strategy.items()))
-    print_line("from wells " + ", ".join(f"{name}: {count}" for name, count in sorted(report.wells.items())))
-    print_line(
-        f"sort the images of {out_dir}/crops into one folder per genus, or fill in the column genus of "
-        f"{out_dir}/suggestions.csv; then `fossilray labels import`"
-    )
 
 
 def import_labels(
@@ -122,8 +37,8 @@ def import_labels(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of <genus>/<image>, table (.csv, .xlsx, .ods, .parquet) of slide_id, object_id and genus or "
-            "of images and names, or ParticleTrieur project (.xml).",
+            help="Folder of <taxon>/<image>, table (.csv, .xlsx, .ods, .parquet) of slide_id, object_id and taxon or "
+            "of images and names, ParticleTrieur project (.xml), or another label set.",
         ),
     ],
     run: Annotated[str, typer.Option("--run", help=OBJECTS_RUN_HELP)],
@@ -144,6 +59,10 @@ def import_labels(
     store = open_store(run, config, set_)
     with working("labels"):
         report = import_label_round(source, store, to, who=annotator or login(), overrides=override)
+    _print_import(report, source, to)
+
+
+def _print_import(report: ImportReport, source: Path, to: Path) -> None:
     if report.round is None:
         print_line(f"nothing new in {source}: all {report.already} labels are in {to} already")
     else:
@@ -156,15 +75,16 @@ def import_labels(
         print_line(f"{report.unlabelled} have no label yet")
     if report.automatic:
         print_line(f"{report.automatic} were labelled by ParticleTrieur itself and not validated; left out")
+    if report.missed:
+        print_line(f"{report.missed} are of objects that the detector missed")
+    _print_placement(report.moved, report.without)
     _print_conflicts(report.conflicts)
+    _print_situations(report.situations)
 
 
 def show(
     labels: LabelSetArgument,
-    round_: Annotated[
-        int | None,
-        typer.Option("--round", min=1, help="Show the label set after this round; default: after the last."),
-    ] = None,
+    round_: RoundOption = None,
     out_file: Annotated[
         Path | None,
         typer.Option(
@@ -174,9 +94,7 @@ def show(
         ),
     ] = None,
 ) -> None:
-    """Show a label set: its rounds, its genera, and objects with conflicting labels."""
-    from collections import Counter
-
+    """Show a label set: its rounds, its names, and objects with conflicting labels."""
     from fossilray.labels.current import write_current_labels
     from fossilray.labels.label_set import LabelSet
 
@@ -192,24 +110,102 @@ def show(
             "overrides" if record.overrides else "",
         )
     out.print(rounds)
-    genera = TextTable("genus", TextColumn("labels", is_number=True))
-    for genus, count in sorted(Counter(label.genus for label in current.consensus.values()).items()):
-        genera.add_row(genus, str(count))
-    out.print(genera)
+    names = TextTable("genus", TextColumn("labels", is_number=True))
+    counted = Counter(label.occurrence.name or "(no taxon)" for label in current.consensus.values())
+    for name, count in sorted(counted.items()):
+        names.add_row(name, str(count))
+    out.print(names)
+    _print_fields(current.consensus.values())
     print_line(f"after round {current.version}: {len(current.consensus)} objects with a label")
-    _print_conflicts(current.conflicts)
+    _print_conflicts(list(current.conflicts.values()))
+    _print_situations(current.situations)
     if out_file is not None:
         write_current_labels(current, out_file)
         print_line(f"-> {out_file}")
 
 
+def export_set(
+    labels: LabelSetArgument,
+    out_file: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            callback=outside_runs,
+            help="Output file (.csv, .xlsx, .ods or .parquet) for the current labels of all annotators.",
+        ),
+    ],
+    round_: RoundOption = None,
+) -> None:
+    """Write all fields of the current labels of all annotators; `fossilray labels import` reads the table back."""
+    from fossilray.labels.exporting import export_labels
+    from fossilray.labels.label_set import LabelSet
+
+    count = export_labels(LabelSet.open(labels).labels(version=round_), out_file)
+    print_line(f"{count} labels -> {out_file}")
+
+
+def status_in_run(
+    labels: LabelSetArgument,
+    run: Annotated[str, typer.Option("--run", help=OBJECTS_RUN_HELP)],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare a label set with a run: labels of its objects, labels matched by place, and those without partner."""
+    from fossilray.labels.current import labels_of_run
+
+    store = open_store(run, config, set_)
+    with working("labels"):
+        of_run = labels_of_run(labels, store)
+    print_line(
+        f"{len(of_run.labelled)} objects of {store.url} have a label, {len(of_run.current)} of them a class"
+    )
+    print_line(f"{of_run.placement.exact} were labelled in this run")
+    _print_placement(len(of_run.placement.moved), of_run.placement.reasons)
+    for reason, count in of_run.unnamed.items():
+        print_line(f"{count} are {reason}")
+    _print_conflicts(list(of_run.merged.conflicts.values()))
+    _print_situations(of_run.merged.situations)
+
+
+def _print_placement(moved: int, without: Mapping[str, int]) -> None:
+    from fossilray.labels.label_set import MATCH_IOU
+
+    if moved:
+        print_line(
+            f"{moved} of other attempts or runs, or missed, were found by place (IoU of at least {MATCH_IOU:g})"
+        )
+    for reason, count in without.items():
+        print_line(f"{count} have no partner in the run: {reason}")
+
+
+def _print_fields(labels: Iterable[Label]) -> None:
+    """Print how many labels have what a name does not say."""
+    counted: Counter[str] = Counter()
+    for label in labels:
+        said = label.occurrence
+        stated = (said.qualifier, said.situation, said.specimen, "unsure" if said.is_unsure else None)
+        counted.update(
+            word for word in (*stated, "missed by the detector" if label.is_missed else None) if word
+        )
+    if counted:
+        print_line(", ".join(f"{word}: {count}" for word, count in sorted(counted.items())))
+
+
 def _print_conflicts(conflicts: Sequence[Conflict]) -> None:
+    _print_listed(
+        conflicts,
+        "objects have conflicting labels and are left out of training until the right one is imported with --override:",
+    )
+
+
+def _print_situations(situations: Sequence[Conflict]) -> None:
+    _print_listed(situations, "objects have labels of different situations, which do not affect training:")
+
+
+def _print_listed(conflicts: Sequence[Conflict], text: str) -> None:
     if not conflicts:
         return
-    print_line(
-        f"{len(conflicts)} objects have conflicting labels and are left out of training until the right one is "
-        "imported with --override:"
-    )
+    print_line(f"{len(conflicts)} {text}")
     for conflict in conflicts[:_MAX_CONFLICTS]:
         print_line(f"  {conflict.text}")
     if len(conflicts) > _MAX_CONFLICTS:

@@ -27,6 +27,7 @@ from fossilray.cli import (
     similar,
     specimens,
     submit,
+    suggest,
     synthetic,
     train,
 )
@@ -84,10 +85,15 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
         "compact": maintain.compact,
     },
     "Label and classify": {
-        "suggest": labels.suggest,
+        "suggest": suggest.suggest,
         "labels": Subcommands(
-            "Import and show labels of a run's objects.",
-            {"import": labels.import_labels, "show": labels.show},
+            "Import, export and show labels of a run's objects.",
+            {
+                "import": labels.import_labels,
+                "export": labels.export_set,
+                "show": labels.show,
+                "status": labels.status_in_run,
+            },
         ),
         "classify": Subcommands(
             "Train classifiers on labels and run them on a run.",

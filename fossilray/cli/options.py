@@ -199,6 +199,15 @@ NoveltyPOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Random seed; the same seed gives the same result.")]
+TaxonomyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--taxonomy",
+        help="Table (.csv, .xlsx, .ods, .parquet) or YAML of species, genus, family, group and synonyms, by which "
+        "labels are grouped into taxa.",
+    ),
+]
+RANK_HELP = "Rank of the taxa."
 LIMIT_HELP = "Maximum number of objects."
 SLIDES_HELP = "Number of slides."
 SlidesCountOption = Annotated[int, typer.Option("--slides", min=1, help=SLIDES_HELP)]

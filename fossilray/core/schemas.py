@@ -176,6 +176,16 @@ prediction is wrong". `novelty`: distance from all labels; `novelty_p`: p-value 
 """
 
 
+RANKED_PREDICTIONS_SCHEMA = pa.schema(
+    [*CALIBRATED_PREDICTIONS_SCHEMA, pa.field("taxon", pa.string()), pa.field("rank", pa.string())]
+)
+"""Predictions of a head with taxa.
+
+`taxon`: the name of the finest rank that the prediction can defend, null if there is none; `rank`: its rank, null for a
+class that is no taxon.
+"""
+
+
 TRUTH_SCHEMA = _schema(
     ("slide_id", pa.string(), False),
     ("well", pa.string(), False),

@@ -25,6 +25,7 @@ from fossilray.store import RunStore, open_run
 from fossilray.store.derived.derived_store import (
     CALIBRATED_VERSION,
     DERIVED_VERSION,
+    RANKED_VERSION,
     DerivedRecord,
     DerivedStore,
     derived_names,
@@ -103,7 +104,7 @@ def classify_run(
             **({} if confusion is None else {"confusion": confusion.tolist(), "coverage": coverage}),
         },
         embeddings=embeddings,
-        schema_version=DERIVED_VERSION if meta.uncertainty is None else CALIBRATED_VERSION,
+        schema_version=_version_of(meta),
     )
     derived = DerivedStore.create(store, "predictions", name or head.stem, record)
     make_task = functools.partial(ClassifyTask, head=head.resolve(), embeddings=embeddings, coverage=coverage)
@@ -165,6 +166,12 @@ def _run(
         display=display,
         stop=stop,
     )
+
+
+def _version_of(meta: HeadMeta) -> int:
+    if meta.taxa is not None:
+        return RANKED_VERSION
+    return DERIVED_VERSION if meta.uncertainty is None else CALIBRATED_VERSION
 
 
 def _check_backbone(store: RunStore, meta: HeadMeta, embeddings: str | None) -> dict[str, Any]:

@@ -1,50 +1,93 @@
-"""Current labels of a label set, as a table or as training data."""
+"""Current labels of a label set, as a table or as the labels of a run's objects."""
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fossilray.core.atomic_files import atomic_text
 from fossilray.core.text import escape_formula
-from fossilray.labels.importing import attempts_of
+from fossilray.labels.agreement import Naming, agree
 from fossilray.labels.label_set import Labels, LabelSet
+from fossilray.labels.places import NO_OBJECT, STILL_MISSED, Placement, place_labels
 from fossilray.store import RunStore
 
 CurrentLabel = tuple[tuple[str, int], str]
-"""(slide_id, object_id) and genus."""
+"""(slide_id, object_id) and class."""
 
 
-def current_labels(
-    folder: Path, store: RunStore
-) -> tuple[list[CurrentLabel], list[tuple[tuple[str, int], str]]]:
-    """Return the labelled objects of a run, and the labels that are left out with the reason, by slide and object.
+@dataclass(frozen=True)
+class LabelsOfRun:
+    """The labels of a label set on the objects of a run."""
 
-    Left out are objects with different genera, and labels of objects that the run no longer holds.
+    merged: Labels
+    """Labels by object, those of other attempts under the key of the object at their place."""
+    placement: Placement
+    current: tuple[CurrentLabel, ...]
+    """Labelled objects of the run with their classes, sorted by slide and object."""
+    labelled: tuple[tuple[str, int], ...]
+    """All objects of the run with a label, also those without a class."""
+    left_out: tuple[tuple[str, str], ...]
+    """Objects with contradicting labels, and those that the run does not have, with the reason."""
+    unnamed: Mapping[str, int]
+    """Number of labels without a class by reason: `coarser than species`."""
+
+
+def labels_of_run(
+    folder: Path, store: RunStore, *, naming: Naming | None = None, version: int | None = None
+) -> LabelsOfRun:
+    """Return the labels of a label set on the objects of a run.
+
+    Labels of other attempts and runs, and of missed objects, are matched by place. Left out are objects with
+    contradicting labels, and labels whose object the run does not have.
 
     Raises:
         UsageError: the folder is not a label set.
         StoreError: the label set is damaged, or the run cannot be read.
     """
-    labels = LabelSet.open(folder).labels()
+    naming = naming or Naming()
+    label_set = LabelSet.open(folder)
+    before = label_set.labels(version=version)
+    placement = place_labels({key: labels[-1] for key, labels in before.by_object.items()}, store)
+    merged = label_set.labels(version=version, naming=naming, moved=placement.moved)
     attempts = attempts_of(store)
     current: list[CurrentLabel] = []
-    left_out: list[tuple[tuple[str, int], str]] = []
-    for label in labels.consensus.values():
-        key = (label.slide_id, label.object_id)
-        if attempts.get(label.slide_id) == label.attempt:
-            current.append((key, label.genus))
-        elif label.slide_id in attempts:
-            left_out.append((key, "its slide was reprocessed after it was labelled"))
-        else:
-            left_out.append((key, "its slide is not in the run"))
-    for conflict in labels.conflicts:
-        left_out.append(((conflict.slide_id, conflict.object_id), f"labelled {conflict.names_text}"))
-    return current, left_out
+    labelled: list[tuple[str, int]] = []
+    left_out: list[tuple[str, str]] = []
+    unnamed: Counter[str] = Counter()
+    for key, labels in merged.by_object.items():
+        if attempts.get(key[0]) != key[2]:
+            if not labels[-1].is_missed:
+                left_out.append((labels[-1].shown, placement.without.get(key, NO_OBJECT)))
+            elif placement.without.get(key) == STILL_MISSED:
+                unnamed["of objects that the detector missed"] += 1
+            continue
+        labelled.append((key[0], key[1]))
+        agreement = agree([label.occurrence for label in labels], naming)
+        if agreement.name is not None:
+            current.append(((key[0], key[1]), agreement.name))
+        elif not agreement.is_conflict:
+            unnamed[agreement.reason] += 1
+    for conflict in merged.conflicts.values():
+        left_out.append((conflict.object_shown, f"labelled {conflict.names_text}"))
+    return LabelsOfRun(
+        merged, placement, tuple(current), tuple(labelled), tuple(left_out), dict(sorted(unnamed.items()))
+    )
+
+
+def attempts_of(store: RunStore) -> dict[str, str]:
+    """Return the attempt that made the objects of each committed slide."""
+    table = store.summaries_table()
+    return dict(zip(table["slide_id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
 
 
 def write_current_labels(labels: Labels, path: Path) -> None:
     """Write a CSV of slide_id, object_id, genus and who, as `classify train` and `labels import` read it.
+
+    Missed objects, and labels without a class, are left out; `labels export` writes everything.
 
     Raises:
         UsageError: the file cannot be written.
@@ -52,7 +95,9 @@ def write_current_labels(labels: Labels, path: Path) -> None:
     with atomic_text(path, newline="") as sink:
         table = csv.writer(sink, lineterminator="\n")
         table.writerow(("slide_id", "object_id", "genus", "who"))
-        for label in labels.consensus.values():
-            table.writerow(
-                (label.slide_id, label.object_id, escape_formula(label.genus), escape_formula(label.who))
-            )
+        for key, label in labels.consensus.items():
+            name = agree([one.occurrence for one in labels.by_object[key]], Naming()).name
+            if name is not None and not label.is_missed:
+                table.writerow(
+                    (label.slide_id, label.object_id, escape_formula(name), escape_formula(label.who))
+                )

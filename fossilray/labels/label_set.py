@@ -2,105 +2,52 @@
 
 A label set is a folder of `labels.json` and one Parquet file per round, whose creation is its commit. A round is never
 changed; a later round corrects its labels. An object is identified by slide_id, object_id and the attempt at its slide,
-because a slide that is reprocessed has other objects under the same numbers.
+because a slide that is reprocessed has other objects under the same numbers; `places` finds them again.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
+from fossilray.core.boxes import box_iou
 from fossilray.core.errors import StoreError, StoreUnreachable, UsageError
-from fossilray.core.formats import FileRole, build_record, parse_json
-from fossilray.core.formats.parquet import read_parquet_metadata, read_table, stated
+from fossilray.core.formats import FileRole, parse_json
 from fossilray.core.records import utc_now
+from fossilray.labels.agreement import Naming, agree
+from fossilray.labels.label import MISSED, Label, ObjectKey
+from fossilray.labels.rounds import RoundRecord, decode_round, encode_round
 from fossilray.store.files.base import TEMPORARY
 from fossilray.store.files.local import LocalFiles
 
 LABELS_JSON = "labels.json"
-LABEL_SET_FORMAT = "fossilray-labels/1"
+LABEL_SET_FORMATS = ("fossilray-labels/1", "fossilray-labels/2")
+"""The first had rounds of a genus per object; a set of it takes rounds of the second, too."""
 ROUNDS = "rounds"
-
-ROUND_SCHEMA = pa.schema(
-    [
-        pa.field(name, kind, nullable=False)
-        for name, kind in (
-            ("slide_id", pa.string()),
-            ("object_id", pa.int32()),
-            ("attempt", pa.string()),
-            ("genus", pa.string()),
-            ("who", pa.string()),
-            *((side, pa.int32()) for side in ("x_min", "y_min", "x_max", "y_max")),
-        )
-    ]
-)
-"""One row per label: the object, the attempt that made it, the genus, the annotator, and the box in level-0 px."""
-
-_FOOTER_KEY = b"fossilray"
-_FIELD_OF_KEY = {"settles": "overrides"}
-"""Fields of RoundRecord that the footer has under another key."""
-
-ObjectKey = tuple[str, int, str]
-"""slide_id, object_id, attempt."""
-
-
-@dataclass(frozen=True)
-class Label:
-    """One label of one object."""
-
-    slide_id: str
-    object_id: int
-    attempt: str
-    genus: str
-    who: str
-    """The annotator."""
-    box: tuple[int, ...]
-    """x_min, y_min, x_max, y_max in level-0 px."""
-
-    @property
-    def key(self) -> ObjectKey:
-        return (self.slide_id, self.object_id, self.attempt)
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """Record in the footer of a round's file."""
-
-    number: int
-    at: str
-    """UTC, ISO 8601."""
-    source: str
-    """Name of the folder or file that the labels came from."""
-    source_sha256: str
-    run: str
-    run_digest: str
-    overrides: bool
-    """Whether these labels replace those of all annotators for their objects; `settles` in the file."""
-    labels: int
+MATCH_IOU = 0.5
+"""Overlap from which two boxes show one object, as in PASCAL VOC (Everingham et al. 2010, section 4.2)."""
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """An object to which annotators gave different genera."""
+    """An object to which annotators gave names, or situations, that contradict each other."""
 
-    slide_id: str
-    object_id: int
+    object_shown: str
+    """The object, for messages."""
     names: tuple[tuple[str, str], ...]
-    """(genus, annotator), oldest first."""
+    """(name or situation, annotator), oldest first."""
 
     @property
     def text(self) -> str:
-        return f"{self.slide_id} #{self.object_id}: {self.names_text}"
+        return f"{self.object_shown}: {self.names_text}"
 
     @property
     def names_text(self) -> str:
-        return ", ".join(f"{genus} ({who})" for genus, who in self.names)
+        return ", ".join(f"{name} ({who})" for name, who in self.names)
 
 
 @dataclass(frozen=True)
@@ -108,10 +55,14 @@ class Labels:
     """Labels that follow from the rounds up to a version."""
 
     version: int
+    by_object: Mapping[ObjectKey, tuple[Label, ...]]
+    """The current label of each annotator, the newest last; sorted by key."""
     consensus: Mapping[ObjectKey, Label]
-    """Objects to which all annotators gave one genus, with the newest label of each."""
-    conflicts: tuple[Conflict, ...]
-    """Objects with different genera, sorted by key; they have no label until a round overrides them."""
+    """Objects whose names do not contradict each other, with the newest label of each."""
+    conflicts: Mapping[ObjectKey, Conflict]
+    """Objects with contradicting names; they have no label until a round overrides them."""
+    situations: tuple[Conflict, ...]
+    """Objects on whose situation annotators differ; their names are used."""
 
 
 class LabelSet:
@@ -137,12 +88,12 @@ class LabelSet:
         role = FileRole(
             str(folder / LABELS_JSON),
             "the description of a label set",
-            f'bring it back from a copy, or write {{"format": "{LABEL_SET_FORMAT}", "created_at": ""}} into it',
+            f'bring it back from a copy, or write {{"format": "{LABEL_SET_FORMATS[-1]}", "created_at": ""}} into it',
         )
         fields = parse_json(content, role)
-        if not isinstance(fields, dict) or fields.get("format") != LABEL_SET_FORMAT:
+        if not isinstance(fields, dict) or fields.get("format") not in LABEL_SET_FORMATS:
             raise UsageError(
-                f"{folder / LABELS_JSON} is not of the format {LABEL_SET_FORMAT}; name another folder"
+                f"{folder / LABELS_JSON} is not of the formats {' and '.join(LABEL_SET_FORMATS)}; name another folder"
             )
         return LabelSet(folder)
 
@@ -162,7 +113,9 @@ class LabelSet:
             # Half-written files are left by an import that was killed; LABELS_JSON by one that has just started.
             if set(created._files.names("")) - {TEMPORARY, LABELS_JSON}:
                 raise UsageError(f"{folder} holds other files than labels; name a new or an empty folder")
-        text = json.dumps({"format": LABEL_SET_FORMAT, "created_at": utc_now()}, indent=2).encode() + b"\n"
+        text = (
+            json.dumps({"format": LABEL_SET_FORMATS[-1], "created_at": utc_now()}, indent=2).encode() + b"\n"
+        )
         created._files.create(LABELS_JSON, text)
         return LabelSet.open(folder)
 
@@ -219,14 +172,24 @@ class LabelSet:
             record = RoundRecord(
                 number, utc_now(), source, source_sha256, run, run_digest, overrides, len(labels)
             )
-            if self._files.create(_round_path(number), _encode(labels, record)):
+            if self._files.create(_round_path(number), encode_round(labels, record)):
                 return record
 
-    def labels(self, *, version: int | None = None) -> Labels:
+    def labels(
+        self,
+        *,
+        version: int | None = None,
+        naming: Naming | None = None,
+        moved: Mapping[ObjectKey, ObjectKey] | None = None,
+    ) -> Labels:
         """Merge the rounds up to a version; None: all rounds.
 
         An annotator's later label of an object replaces his earlier one. A round that overrides replaces the labels
-        of all annotators.
+        of all annotators. Boxes of missed objects that overlap by MATCH_IOU are one object.
+
+        Args:
+            naming: rank and taxonomy by which names are compared; by default names as given.
+            moved: objects under whose key the labels of others stand, as `place_labels` finds them.
 
         Raises:
             UsageError: the label set does not have the version.
@@ -236,31 +199,44 @@ class LabelSet:
         newest = max(numbers, default=0)
         if version is not None and not 1 <= version <= newest:
             raise UsageError(f"{self.folder} has the versions 1 to {newest}, not {version}")
-        by_object = self._merge(number for number in numbers if version is None or number <= version)
+        merged = self._merge((n for n in numbers if version is None or n <= version), moved or {})
+        by_object = {key: tuple(merged[key].values()) for key in sorted(merged)}
         consensus: dict[ObjectKey, Label] = {}
-        conflicts = []
-        for key in sorted(by_object):
-            labels = list(by_object[key].values())
-            if len({label.genus for label in labels}) == 1:
-                consensus[key] = labels[-1]
+        conflicts: dict[ObjectKey, Conflict] = {}
+        situations = []
+        for key, labels in by_object.items():
+            if agree([label.occurrence for label in labels], naming or Naming()).is_conflict:
+                conflicts[key] = _conflict(key, labels, [label.occurrence.shown for label in labels])
             else:
-                conflicts.append(
-                    Conflict(key[0], key[1], tuple((label.genus, label.who) for label in labels))
+                consensus[key] = labels[-1]
+            stated = [label for label in labels if label.occurrence.situation is not None]
+            if len({label.occurrence.situation for label in stated}) > 1:
+                situations.append(
+                    _conflict(key, stated, [label.occurrence.situation or "" for label in stated])
                 )
-        return Labels(newest if version is None else version, consensus, tuple(conflicts))
+        return Labels(
+            newest if version is None else version, by_object, consensus, conflicts, tuple(situations)
+        )
 
-    def labels_by_annotator(self) -> dict[tuple[ObjectKey, str], str]:
-        """Return the current genus by object and annotator; an overridden label is left out."""
-        by_object = self._merge(self._numbers())
-        return {(key, who): label.genus for key, labels in by_object.items() for who, label in labels.items()}
+    def labels_by_annotator(self) -> dict[tuple[ObjectKey, str], Label]:
+        """Return the current labels by object and annotator; an overridden label is left out."""
+        merged = self._merge(self._numbers(), {})
+        return {(key, who): label for key, labels in merged.items() for who, label in labels.items()}
 
-    def _merge(self, numbers: Iterable[int]) -> dict[ObjectKey, dict[str, Label]]:
+    def _merge(
+        self, numbers: Iterable[int], moved: Mapping[ObjectKey, ObjectKey]
+    ) -> dict[ObjectKey, dict[str, Label]]:
         """Return the current label of each annotator by object, the newest last."""
         by_object: dict[ObjectKey, dict[str, Label]] = {}
+        missed: dict[str, list[tuple[Label, ObjectKey]]] = {}
         for number in numbers:
             record, labels = self._read(number)
             for label in labels:
-                by_annotator = by_object.setdefault(label.key, {})
+                key = label.key
+                if label.is_missed:
+                    key = _missed_key(label, missed.setdefault(label.slide_id, []))
+                key = moved.get(key, key)
+                by_annotator = by_object.setdefault(key, {})
                 if record.overrides:
                     by_annotator.clear()
                 by_annotator.pop(label.who, None)  # reinserted as the newest
@@ -282,17 +258,7 @@ class LabelSet:
             content = self._files.read(path)
         except FileNotFoundError:
             raise role.damaged("it is missing") from None
-        fields = parse_json(stated(read_parquet_metadata(content, role), _FOOTER_KEY, role), role)
-        if isinstance(fields, dict):
-            fields = {_FIELD_OF_KEY.get(key, key): value for key, value in fields.items()}
-        record = build_record(RoundRecord, fields, role)
-        table = read_table(content, role, schema=ROUND_SCHEMA)
-        if table.num_rows != record.labels:
-            raise role.damaged(
-                f"it has {table.num_rows:,} rows, and its footer counts {record.labels:,} labels"
-            )
-        rows = zip(*(table[name].to_pylist() for name in ROUND_SCHEMA.names), strict=True)
-        return record, [Label(row[0], row[1], row[2], row[3], row[4], tuple(row[5:])) for row in rows]
+        return decode_round(content, role)
 
 
 def is_label_set(path: Path) -> bool:
@@ -304,18 +270,21 @@ def _round_path(number: int) -> str:
     return f"{ROUNDS}/{number:05d}.parquet"
 
 
-def _encode(labels: Sequence[Label], record: RoundRecord) -> bytes:
-    rows = [
-        (label.slide_id, label.object_id, label.attempt, label.genus, label.who, *label.box)
-        for label in labels
+def _missed_key(label: Label, known: list[tuple[Label, ObjectKey]]) -> ObjectKey:
+    """Return the key of the missed object of this slide that the box shows; a new one is added to the known ones."""
+    box = np.array(label.box)
+    overlaps = [
+        -1.0
+        if label.scan.shows_same_pixels(other.scan) is False
+        else float(box_iou(box, np.array(other.box)))
+        for other, _ in known
     ]
-    columns = list(zip(*rows, strict=True)) or [()] * len(ROUND_SCHEMA)
-    key_of_field = {field: key for key, field in _FIELD_OF_KEY.items()}
-    fields = {key_of_field.get(name, name): value for name, value in asdict(record).items()}
-    table = pa.Table.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, ROUND_SCHEMA, strict=True)],
-        schema=ROUND_SCHEMA.with_metadata({_FOOTER_KEY: json.dumps(fields, sort_keys=True).encode()}),
-    )
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
+    if overlaps and max(overlaps) >= MATCH_IOU:
+        return known[overlaps.index(max(overlaps))][1]
+    known.append((label, label.key))
+    return label.key
+
+
+def _conflict(key: ObjectKey, labels: Sequence[Label], names: Sequence[str]) -> Conflict:
+    pairs = tuple((name, label.who) for name, label in zip(names, labels, strict=True))
+    return Conflict(labels[-1].shown if key[1] == MISSED else f"{key[0]} #{key[1]}", pairs)

@@ -6,9 +6,9 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,18 @@ from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.core.text import list_some, strip_control_characters, unescape_formula
 from fossilray.core.user_table import read_user_table
-from fossilray.labels.current import current_labels
+from fossilray.labels.agreement import Agreement, Naming, class_of
+from fossilray.labels.current import labels_of_run
 from fossilray.labels.label_set import is_label_set
 from fossilray.labels.labelled_crops import LabelledCrops
 from fossilray.labels.near_duplicates import group_duplicates
+from fossilray.labels.occurrence_cells import occurrence_of_cell
 
 if TYPE_CHECKING:
     from fossilray.store import RunStore
+
+_Item = TypeVar("_Item")
+_Other = TypeVar("_Other")
 
 LABELLED_CROP_PX = 224
 """Of crops in memory, as a run stores them: 150 kB each."""
@@ -46,6 +51,10 @@ class LabelReport:
     """Names of crops that show one picture; a split never separates them."""
     conflicts: tuple[tuple[str, ...], ...]
     """Groups of `duplicates` with more than one label, as `name (class)`."""
+    unnamed: Mapping[str, int] = field(default_factory=dict)
+    """Labels without a class, left out: their number by reason, such as `coarser than species`."""
+    moved: int = 0
+    """Labels of a label set that were given to other attempts or runs, and found by their place."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +93,27 @@ class LabelledSet:
         return np.unique(np.array(self.wells), return_inverse=True)[1].astype(np.int64)
 
 
-def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
+def load_labels(labels: Path, *, run: RunStore | None = None, naming: Naming | None = None) -> LabelledSet:
     """Load labelled crops from a folder of <class>/<image>, a CSV, or a label set.
 
     A CSV has the columns path and genus (paths relative to its folder) and optionally well, or the columns slide_id,
     object_id and genus of objects of `run`. Class names are compared in Unicode's composed form (NFC), stripped. The
     report lists images that cannot be decoded, which are left out, and equal and nearly equal images.
 
+    naming: rank and taxonomy of the classes. By default the classes of folders and tables are their names as written,
+    and those of a label set the taxa and kinds on which annotators agree.
+
     Raises:
         UsageError: the labels are missing or empty, a table lacks columns or labels a row twice, or fewer than two
             classes are left.
     """
     if is_label_set(labels):
-        labelled = _read_label_set(labels, run)
+        labelled = _read_label_set(labels, run, naming)
     elif labels.is_dir():
-        labelled = _read_images(_list_folder(labels), unlabelled=0)
+        named, unnamed = _named(_list_folder(labels), naming)
+        labelled = _with_unnamed(_read_images(named, unlabelled=0), unnamed)
     elif labels.exists():
-        labelled = _read_table(labels, run)
+        labelled = _read_table(labels, run, naming)
     else:
         raise UsageError(f"{labels} does not exist; give a folder of <class>/<image> or a CSV of labels")
     if len(labelled.crops.classes) < 2:
@@ -113,19 +126,45 @@ def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
     return labelled
 
 
-def _read_label_set(folder: Path, run: RunStore | None) -> LabelledSet:
-    """Load the current labels; objects with different genera and of reprocessed slides count as left out."""
+def _read_label_set(folder: Path, run: RunStore | None, naming: Naming | None) -> LabelledSet:
+    """Load the current labels; objects with contradicting labels, and those that the run lacks, are left out."""
     if run is None:
         raise UsageError(f"{folder} labels objects of a run; name it with --run")
-    current, left_out = current_labels(folder, run)
+    of_run = labels_of_run(folder, run, naming=naming)
     labelled = _read_objects(
-        run, [key for key, _ in current], [_clean(genus) for _, genus in current], unlabelled=0
+        run, [key for key, _ in of_run.current], [_clean(name) for _, name in of_run.current], unlabelled=0
     )
-    unreadable = (
-        *labelled.findings.unreadable,
-        *((_object_name(*key), reason) for key, reason in left_out),
+    findings = replace(
+        labelled.findings,
+        unreadable=(
+            *labelled.findings.unreadable,
+            *((_shown(name), reason) for name, reason in of_run.left_out),
+        ),
+        unnamed=of_run.unnamed,
+        moved=len(of_run.placement.moved),
     )
-    return replace(labelled, findings=replace(labelled.findings, unreadable=unreadable))
+    return replace(labelled, findings=findings)
+
+
+def _named(
+    listed: Sequence[tuple[_Item, _Other, str]], naming: Naming | None
+) -> tuple[list[tuple[_Item, _Other, str]], Mapping[str, int]]:
+    """Turn the names of (item, other, name) into classes; without naming they stay as they are."""
+    if naming is None:
+        return list(listed), {}
+    named, unnamed = [], Counter[str]()
+    for item, other, text in listed:
+        occurrence = occurrence_of_cell(text)
+        given = Agreement(None, "without a name") if occurrence is None else class_of(occurrence, naming)
+        if given.name is None:
+            unnamed[given.reason] += 1
+        else:
+            named.append((item, other, given.name))
+    return named, dict(sorted(unnamed.items()))
+
+
+def _with_unnamed(labelled: LabelledSet, unnamed: Mapping[str, int]) -> LabelledSet:
+    return replace(labelled, findings=replace(labelled.findings, unnamed=unnamed))
 
 
 def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:
@@ -140,7 +179,7 @@ def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:
     return images
 
 
-def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
+def _read_table(path: Path, run: RunStore | None, naming: Naming | None) -> LabelledSet:
     table = read_user_table(path, use="labels of crops", columns=())
     if not table.has("genus") or not (table.has("path") or table.has("slide_id", "object_id")):
         raise table.role.damaged(
@@ -150,12 +189,11 @@ def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
     named = [row for row in table.rows if _clean(row["genus"])]
     unlabelled = len(table.rows) - len(named)
     if table.has("path"):
-        files = {row["path"]: _clean(row["genus"]) for row in named}
         _refuse_repeats(path, [row["path"] for row in named])
-        labelled = _read_images(
-            [(_shown(name), path.parent / name, genus) for name, genus in files.items()],
-            unlabelled=unlabelled,
+        files, unnamed = _named(
+            [(_shown(row["path"]), path.parent / row["path"], _clean(row["genus"])) for row in named], naming
         )
+        labelled = _with_unnamed(_read_images(files, unlabelled=unlabelled), unnamed)
         well = {_shown(row["path"]): _clean(row["well"]) for row in named}
         wells = tuple(well[name] for name in labelled.names)
         return replace(labelled, wells=wells) if all(wells) else labelled
@@ -163,7 +201,10 @@ def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
         raise UsageError(f"{path} labels objects of a run; name it with --run")
     keys = [(row["slide_id"], row.object_id("object_id")) for row in named]
     _refuse_repeats(path, keys)
-    return _read_objects(run, keys, [_clean(row["genus"]) for row in named], unlabelled=unlabelled)
+    pairs = [(*key, _clean(row["genus"])) for key, row in zip(keys, named, strict=True)]
+    objects, unnamed = _named(pairs, naming)
+    keys, names = [(slide_id, object_id) for slide_id, object_id, _ in objects], [one[2] for one in objects]
+    return _with_unnamed(_read_objects(run, keys, names, unlabelled=unlabelled), unnamed)
 
 
 def _read_images(listed: Sequence[tuple[str, Path, str]], *, unlabelled: int) -> LabelledSet:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,16 +21,26 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.images import IMAGE_SUFFIXES
 from fossilray.core.table_rows import TableRow
-from fossilray.core.text import counted, list_some, strip_control_characters, unescape_formula
+from fossilray.core.text import counted, list_some, strip_control_characters
 from fossilray.core.user_table import parse_user_table
-
-NO_LABELS = ("", "unlabeled", "unlabelled", "unsure", "crops")
-"""Names that stand for a missing label: those of ParticleTrieur, and the folder that `suggest` writes."""
+from fossilray.labels.label import Box, Scan
+from fossilray.labels.label_set import LabelSet, is_label_set
+from fossilray.labels.occurrence import Occurrence
+from fossilray.labels.occurrence_cells import (
+    BOX_COLUMNS,
+    NAME_COLUMNS,
+    box_of,
+    occurrence_of_cell,
+    occurrence_of_row,
+    scan_of,
+    time_of,
+)
 
 _IMAGE_COLUMNS = ("path", "file", "filename", "image", "dossier")
-_GENUS_COLUMNS = ("genus", "label", "class")
 _WHO_COLUMNS = ("who", "validated_by", "labeled_by")
 _MOST_BYTES = 512 * 1024 * 1024
+
+_ImageRow = tuple[str, Occurrence | None, str | None, str]
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,26 @@ class ParsedLabel:
     """A label as it stands in a source."""
 
     slide_id: str
-    object_id: int
-    genus: str
+    object_id: int | None
+    """None: an object that the detector missed."""
+    occurrence: Occurrence
     who: str | None
     """The annotator; None if the source does not name one."""
     position: str
     """Line, image or file in the source, for messages."""
+    box: Box | None = None
+    """None: that of the object."""
+    attempt: str = ""
+    """The attempt that made the object; empty: that of the run."""
+    scan: Scan = field(default_factory=Scan)
+    at: str = ""
+    run_digest: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The object, for messages."""
+        place = f"#{self.object_id}" if self.object_id is not None else f"missed at {self.box}"
+        return strip_control_characters(f"{self.slide_id} {place}")
 
 
 @dataclass(frozen=True)
@@ -61,15 +85,18 @@ class ParsedLabels:
 
 
 def parse_labels(source: Path) -> ParsedLabels:
-    """Read the labels in a folder of <genus>/<image>, a CSV, or a ParticleTrieur project (.xml).
+    """Read the labels in a folder of <taxon>/<image>, a table, a ParticleTrieur project (.xml), or a label set.
 
-    The name of an image identifies its object: <slide_id>-<object_id>, as `suggest` and `crops` write it. A CSV has
-    the columns slide_id, object_id and genus, or a column of images (path, file, filename, image) and one of genera
-    (genus, label, class).
+    The name of an image identifies its object: <slide_id>-<object_id>, as `suggest` and `crops` write it. A table has
+    the columns slide_id, object_id and taxon, or a column of images (path, file, filename, image) and one of names
+    (taxon, genus, label, class), and optionally those of `occurrence_of_row`, a box, an attempt and a scan. An object
+    that the detector missed has a box and no object_id. A label set gives the current labels of all annotators.
 
     Raises:
         UsageError: the source is missing, is not one of these, or contains an image that does not name an object.
     """
+    if is_label_set(source):
+        return _read_label_set(source)
     if source.is_dir():
         return _read_folder(source)
     remedy = "give a folder of <genus>/<image>, a CSV or a ParticleTrieur project"
@@ -87,9 +114,26 @@ def parse_labels(source: Path) -> ParsedLabels:
     return read(source, content, hashlib.sha256(content).hexdigest())
 
 
-def clean_genus(text: str) -> str:
-    """Return a genus in the form in which genera are compared: composed (NFC), stripped, printable."""
-    return strip_control_characters(unicodedata.normalize("NFC", unescape_formula(text.strip())).strip())
+def _read_label_set(folder: Path) -> ParsedLabels:
+    merged = LabelSet.open(folder).labels()
+    labels = tuple(
+        ParsedLabel(
+            label.slide_id,
+            label.object_id,
+            label.occurrence,
+            label.who,
+            label.shown,
+            label.box,
+            label.attempt,
+            label.scan,
+            label.at,
+            label.run_digest,
+        )
+        for labels in merged.by_object.values()
+        for label in labels
+    )
+    digest = hashlib.sha256("".join(record.source_sha256 for record in LabelSet(folder).rounds()).encode())
+    return ParsedLabels(labels, 0, 0, folder.name, digest.hexdigest())
 
 
 def object_of(name: str) -> tuple[str, int] | None:
@@ -107,10 +151,10 @@ def _read_folder(folder: Path) -> ParsedLabels:
     )
     if not names:
         raise UsageError(f"{folder} holds no <genus>/<image> files; sort images into one folder per genus")
-    rows: list[tuple[str, str, str | None, str]] = []
+    rows: list[_ImageRow] = []
     for name in names:
         parts = Path(name).parts
-        rows.append((name, parts[-2] if len(parts) > 1 else "", None, name))
+        rows.append((name, occurrence_of_cell(parts[-2] if len(parts) > 1 else ""), None, name))
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     return _by_image(folder, rows, automatic=0, digest=digest)
 
@@ -119,35 +163,62 @@ def _read_table(path: Path, content: bytes, digest: str) -> ParsedLabels:
     role = FileRole(str(path), "labels of objects", "correct it and start the same command again", UsageError)
     # ParticleTrieur writes decimal commas in French, unquoted: such rows have more cells than columns.
     table = parse_user_table(content, role, columns=(), extra_cells=True)
-    genus, image = table.first_of(_GENUS_COLUMNS), table.first_of(_IMAGE_COLUMNS)
+    name, image = table.first_of(NAME_COLUMNS), table.first_of(_IMAGE_COLUMNS)
     is_keyed = table.has("slide_id", "object_id")
-    if genus is None or not (is_keyed or image is not None):
+    stated = name or ("kind" if table.has("kind") else None)
+    if stated is None or not (is_keyed or image is not None):
         raise role.damaged(
-            f"it has the columns {list_some(table.header, most=12) or 'none'}; expected slide_id, object_id and genus, "
-            "or the image (path, file, filename or image) and its name (genus, label or class)"
+            f"it has the columns {list_some(table.header, most=12) or 'none'}; expected slide_id, object_id and taxon "
+            "(or genus), or the image (path, file, filename or image) and its name (taxon, genus, label or class)"
         )
-    needed = [genus, "slide_id", "object_id"] if is_keyed else [genus, image or genus]
+    needed = [stated, "slide_id", "object_id"] if is_keyed else [stated, image or stated]
     last_needed = max(table.position(column) or 0 for column in needed)
     for row in table.rows:
         if row.written_cells <= last_needed:
             raise row.error(f"it has {counted(row.written_cells, 'cell')}, too few")
     if not is_keyed:
         assert image is not None
-        listed = [(row[image], row[genus], _annotator(row), row.location) for row in table.rows]
+        listed = [(row[image], _occurrence(row), _annotator(row), row.location) for row in table.rows]
         return _by_image(path, listed, automatic=0, digest=digest)
-    labels = [
-        ParsedLabel(
-            row["slide_id"],
-            row.object_id("object_id"),
-            clean_genus(row[genus]),
-            _annotator(row),
-            row.location,
-        )
-        for row in table.rows
-        if _is_label(row[genus])
-    ]
+    labels = [label for row in table.rows if (label := _label_of_row(row)) is not None]
     return _without_repeats(
         path, labels, unlabelled=len(table.rows) - len(labels), automatic=0, digest=digest
+    )
+
+
+def _occurrence(row: TableRow) -> Occurrence | None:
+    """Return the occurrence of a row; only its name if the row's cells are shifted."""
+    if row.written_cells > len(row.table.header):
+        return occurrence_of_cell(row[row.table.first_of(NAME_COLUMNS) or ""])
+    return occurrence_of_row(row)
+
+
+def _label_of_row(row: TableRow) -> ParsedLabel | None:
+    occurrence = _occurrence(row)
+    if occurrence is None:
+        return None
+    is_shifted = row.written_cells > len(row.table.header)
+    box = None if is_shifted else box_of(row)
+    if not row["slide_id"]:
+        raise row.error("slide_id is empty", "slide_id")
+    object_id = row.object_id("object_id") if row["object_id"] else None
+    if object_id is None and box is None:
+        raise row.error(
+            "it names no object; fill in object_id or, for an object that the detector missed, its box "
+            f"({', '.join(BOX_COLUMNS)})",
+            "object_id",
+        )
+    if object_id is None and occurrence.kind == "no object":
+        raise row.error(
+            "kind is 'no object', which strikes out the box of an object; fill in object_id", "object_id"
+        )
+    return ParsedLabel(
+        row["slide_id"],
+        object_id,
+        occurrence,
+        _annotator(row),
+        row.location,
+        *(() if is_shifted else (box, row["attempt"], scan_of(row), time_of(row))),
     )
 
 
@@ -178,10 +249,11 @@ def _read_project(path: Path, content: bytes, digest: str) -> ParsedLabels:
         validated = (image.findtext("val_by") or "").strip()
         code = _best_code(image)
         tags = {(tag.text or "").strip() for tag in image.iterfind("tags/tag")}
-        if "auto" in tags and not validated and _is_label(code):
+        if "auto" in tags and not validated and occurrence_of_cell(code) is not None:
             automatic += 1
             continue
-        rows.append((image.findtext("source/filename") or "", code, validated or None, f"image {number}"))
+        name = image.findtext("source/filename") or ""
+        rows.append((name, occurrence_of_cell(code), validated or None, f"image {number}"))
     return _by_image(path, rows, automatic=automatic, digest=digest)
 
 
@@ -198,25 +270,23 @@ def _best_code(image: ElementTree.Element) -> str:
     return best
 
 
-def _by_image(
-    source: Path, rows: list[tuple[str, str, str | None, str]], *, automatic: int, digest: str
-) -> ParsedLabels:
-    """Labels of rows of (image, genus, annotator, position)."""
+def _by_image(source: Path, rows: Sequence[_ImageRow], *, automatic: int, digest: str) -> ParsedLabels:
+    """Labels of rows of (image, occurrence, annotator, position)."""
     labels, nameless = [], []
-    for image, genus, who, position in rows:
-        if not _is_label(genus):
+    for image, occurrence, who, position in rows:
+        if occurrence is None:
             continue
         key = object_of(image)
         if key is None:
             nameless.append(image)
         else:
-            labels.append(ParsedLabel(*key, clean_genus(genus), who, position))
+            labels.append(ParsedLabel(*key, occurrence, who, position))
     if nameless:
         raise UsageError(
             f"{source}: {len(nameless)} labelled images do not name an object: "
             f"{list_some(map(strip_control_characters, nameless), most=10, separator='; ')}; "
             "the name of an image must end in <slide_id>-<object_id>, as `suggest` wrote it; restore the names, or "
-            "give a CSV of slide_id, object_id and genus"
+            "give a table of slide_id, object_id and taxon"
         )
     return _without_repeats(
         source, labels, unlabelled=len(rows) - len(labels), automatic=automatic, digest=digest
@@ -226,27 +296,32 @@ def _by_image(
 def _without_repeats(
     source: Path, labels: list[ParsedLabel], *, unlabelled: int, automatic: int, digest: str
 ) -> ParsedLabels:
-    """Return each label once.
+    """Return each label once; the same person may label an object again only in the same words.
 
     Raises:
-        UsageError: an annotator gives one object two genera.
+        UsageError: an annotator gives one object two labels.
     """
-    once: dict[tuple[str, int, str | None], ParsedLabel] = {}
+    once: dict[object, ParsedLabel] = {}
     contradicted: Counter[str] = Counter()
     for label in labels:
-        first = once.setdefault((label.slide_id, label.object_id, label.who), label)
-        if first.genus != label.genus:
+        place = label.box if label.object_id is None else label.object_id
+        first = once.setdefault((label.slide_id, place, label.attempt, label.who), label)
+        if first.occurrence != label.occurrence:
             contradicted[
-                f"{label.slide_id} #{label.object_id} is {first.genus} ({first.position}) and {label.genus} "
+                f"{label.shown} is {_difference(first, label)} ({first.position}) and {_difference(label, first)} "
                 f"({label.position})"
             ] += 1
     if contradicted:
         raise UsageError(
-            f"{source} gives {len(contradicted)} objects two genera: "
+            f"{source} gives {len(contradicted)} objects two labels: "
             f"{list_some(map(strip_control_characters, contradicted), most=10, separator='; ')}; keep one for each"
         )
     return ParsedLabels(tuple(once.values()), unlabelled, automatic, source.name, digest)
 
 
-def _is_label(genus: str) -> bool:
-    return clean_genus(genus).lower() not in NO_LABELS
+def _difference(label: ParsedLabel, other: ParsedLabel) -> str:
+    """Return the name of a label if the other has another one, else the fields in which it differs."""
+    if label.occurrence.shown != other.occurrence.shown:
+        return label.occurrence.shown
+    ours, theirs = vars(label.occurrence), vars(other.occurrence)
+    return ", ".join(f"{name} {ours[name] or 'empty'}" for name in ours if ours[name] != theirs[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,18 @@ from numpy.typing import NDArray
 
 from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.core.errors import UsageError
+from fossilray.labels.agreement import Naming
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
+from fossilray.labels.occurrence import KINDS
+from fossilray.labels.taxonomy import RANKS, lineage_of
 from fossilray.models.heads import Head, train_head
+from fossilray.models.heads.head import TaxaMeta
 from fossilray.models.heads.splits import TrainTestSplit, stratified_split
 from fossilray.models.heads.uncertainty import fit_uncertainty
 
 CROSS_VALIDATION_SPLITS = 3
+RANK_ACCURACY = 0.9
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ def train_and_cross_validate(
     seed: int = 0,
     over: HoldOutUnit = "crops",
     novelty: NoveltyKind = "knn",
+    naming: Naming | None = None,
+    accuracy: float = RANK_ACCURACY,
 ) -> tuple[Head, CrossValidationScores | None]:
     """Train a head on all labelled crops and cross-validate heads of the same settings.
 
@@ -51,6 +59,8 @@ def train_and_cross_validate(
         seed: Seed of the splits and of the initial weights.
         over: Unit that is held out whole when the uncertainty is fitted.
         novelty: Measure of novelty.
+        naming: How the labels were turned into classes; with a rank, predictions may fall back to a coarser one.
+        accuracy: Share of correct predictions that a rank must have on held-out crops.
 
     Returns:
         The head, and its scores; None if there are too few crops of each class to leave any out.
@@ -77,6 +87,7 @@ def train_and_cross_validate(
         groups=labelled.groups_for(over),
         hold_out=over,
         novelty=novelty,
+        taxa=None if naming is None else describe_taxa(head.classes, naming, accuracy=accuracy),
         seed=seed,
     )
     try:
@@ -89,6 +100,20 @@ def train_and_cross_validate(
     scores = np.array([_score(train(split.train), labelled, embedded, split) for split in splits])
     recall, precision, accuracy, log_loss = (float(score) for score in scores.mean(axis=0))
     return head, CrossValidationScores(CROSS_VALIDATION_SPLITS, recall, precision, accuracy, log_loss)
+
+
+def describe_taxa(classes: Sequence[str], naming: Naming, *, accuracy: float) -> TaxaMeta | None:
+    """Return the coarser taxa of the classes of a head; None without a rank."""
+    rank = naming.rank
+    if rank is None:
+        return None
+    lineages = [{} if name in KINDS else lineage_of(name, naming.taxonomy, rank=rank) for name in classes]
+    kept = RANKS[RANKS.index(rank) :]
+    return TaxaMeta(
+        rank=rank,
+        lineages=tuple({one: names[one] for one in kept if one in names} for names in lineages),
+        accuracy=accuracy,
+    )
 
 
 def _score(

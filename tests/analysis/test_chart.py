@@ -21,8 +21,9 @@ from fossilray.analysis.stratigraphy.chart import ChartOptions, WellChart, compu
 from fossilray.analysis.stratigraphy.page import describe_findings
 from fossilray.analysis.stratigraphy.samples import read_depths
 from fossilray.analysis.stratigraphy.tables import well_tables
-from fossilray.analysis.stratigraphy.taxonomy import group_taxa, read_taxonomy
+from fossilray.analysis.stratigraphy.taxon_grouping import group_taxa
 from fossilray.core.errors import UsageError
+from fossilray.labels.taxonomy import read_taxonomy
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 

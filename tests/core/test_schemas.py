@@ -161,6 +161,23 @@ FROZEN = {
         novelty float
         novelty_p float
     """,
+    "RANKED_PREDICTIONS_SCHEMA": """
+        slide_id string not null
+        object_id int32 not null
+        genus string
+        score float
+        entropy float
+        genus_2 string
+        score_2 float
+        genus_3 string
+        score_3 float
+        genera list<item: string>
+        wrong_p float
+        novelty float
+        novelty_p float
+        taxon string
+        rank string
+    """,
     "TRUTH_SCHEMA": """
         slide_id string not null
         well string not null

@@ -33,7 +33,9 @@ from support.small_run import write_small_run
 
 from fossilray.core.errors import FossilrayError
 from fossilray.core.heartbeat import Heartbeat
-from fossilray.labels.label_set import Label, LabelSet
+from fossilray.labels.label import Label
+from fossilray.labels.label_set import LabelSet
+from fossilray.labels.occurrence import Occurrence
 
 SECONDS = 60
 EXIT_CODES = {0, 1, 2, 3, 4}
@@ -93,7 +95,7 @@ def write_world(folder: Path) -> None:
     look(folder, ("compact", "RUN", "--to", str(folder / "dataset"), "--with-embeddings"), run="run")
     labels = LabelSet.open_or_create(folder / "labels")
     labels.add(
-        [Label("a-2030", 1, "x", "Alnus", "me", (1, 2, 3, 4))],
+        [Label("a-2030", 1, "x", (1, 2, 3, 4), "me", Occurrence("Alnus", "Alnus"))],
         source="s", source_sha256="0" * 64, run="run", run_digest="0" * 64,
     )  # fmt: skip
     vectors = {"one": kinds_of_vectors(300, seed=1), "two": kinds_of_vectors(500, seed=2)}

@@ -10,7 +10,6 @@ import pyarrow as pa
 from fossilray.core.errors import RunNotFound, UsageError
 from fossilray.models.heads.conformal import benjamini_hochberg_threshold
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import CALIBRATED_VERSION
 from fossilray.store.derived.listing import latest_predictions
 from fossilray.store.query.connection import connect, query_table
 from fossilray.store.query.views import quote
@@ -57,7 +56,7 @@ def select_confident(
     predictions = latest_predictions(store, head)
     if predictions is None:
         raise RunNotFound(f"{store.url} has no predictions; make some with `fossilray classify run`")
-    if predictions.results.record.schema_version != CALIBRATED_VERSION:
+    if not predictions.results.record.is_calibrated:
         raise UsageError(
             f"the predictions {predictions.results.name} are not calibrated, because their head has no calibration; "
             "train it again with `fossilray classify train`, and classify under another --name"

@@ -18,10 +18,11 @@ from fossilray.analysis.stratigraphy.diversity import Diversity, describe_divers
 from fossilray.analysis.stratigraphy.intervals import LEVEL, ShareEstimate, estimate_shares
 from fossilray.analysis.stratigraphy.ranges import TaxonRange, find_ranges
 from fossilray.analysis.stratigraphy.samples import WellSamples, gather_samples
-from fossilray.analysis.stratigraphy.taxonomy import TaxonGrouping, Taxonomy, group_taxa
+from fossilray.analysis.stratigraphy.taxon_grouping import TaxonGrouping, group_taxa
 from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES, Zonation, find_zones
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UsageError
+from fossilray.labels.taxonomy import Taxonomy
 from fossilray.store import RunStore
 
 MIN_OBJECTS = 50

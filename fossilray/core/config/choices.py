@@ -33,7 +33,10 @@ BoxFormat = Literal["geojson", "csv"]
 NO_PREDICTIONS = "none"
 """Name of predictions that stands for none, where a name is chosen."""
 SplitBy = Literal["auto", "well", "slide"]
-TaxonRank = Literal["species", "genus", "group"]
+TaxonRank = Literal["species", "genus", "family", "group"]
+"""From fine to coarse."""
+NotFossils = Literal["classes", "leave-out"]
+UncertainLabels = Literal["leave-out", "train"]
 TaxonOrder = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
 
 # Plates

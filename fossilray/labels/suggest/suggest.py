@@ -20,8 +20,7 @@ from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.slide_names import check_slide_id
 from fossilray.core.text import escape_formula
 from fossilray.core.vectors import entropy
-from fossilray.labels.importing import attempts_of
-from fossilray.labels.label_set import LabelSet
+from fossilray.labels.current import labels_of_run
 from fossilray.labels.suggest.pool import Pool, labelled_vectors, sample_pool
 from fossilray.labels.suggest.selection import Quotas, centred_directions, distance_to_nearest
 from fossilray.labels.suggest.strategies import REASONS, Selection, choose
@@ -123,13 +122,9 @@ def _read_labels(
     """Return the genera and vectors of the current labels, and the keys of all labelled objects."""
     if labels is None:
         return [], np.zeros((0, 0), np.float32), set()
-    merged = LabelSet.open(labels).labels()
-    attempts = attempts_of(store)
-    current = [label for label in merged.consensus.values() if attempts.get(label.slide_id) == label.attempt]
-    keys = [(label.slide_id, label.object_id) for label in current]
-    rows, vectors = labelled_vectors(store, reader, keys)
-    conflicting = {(conflict.slide_id, conflict.object_id) for conflict in merged.conflicts}
-    return [current[row].genus for row in rows.tolist()], vectors, {*keys, *conflicting}
+    of_run = labels_of_run(labels, store)
+    rows, vectors = labelled_vectors(store, reader, [key for key, _ in of_run.current])
+    return [of_run.current[row][1] for row in rows.tolist()], vectors, set(of_run.labelled)
 
 
 def _backbone_reference(reader: VectorReader) -> BackboneReference:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
+from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind, TaxonRank
 from fossilray.core.errors import WeightsError
 from fossilray.core.vectors import unit_vectors
 from fossilray.models.weights_file import WeightsDescription
@@ -18,8 +18,8 @@ from fossilray.models.weights_file import WeightsDescription
 Scaler = Literal["none", "unit", "standard"]
 """Preprocessing of vectors: none, scaling to length 1, or each component to mean 0 and standard deviation 1."""
 
-HeadFormat = Literal["fossilray-head/1", "fossilray-head/2"]
-"""The second holds the arrays of `names_of_uncertainty_arrays` too."""
+HeadFormat = Literal["fossilray-head/1", "fossilray-head/2", "fossilray-head/3"]
+"""The second holds the arrays of `names_of_uncertainty_arrays` too, the third also the taxa of its classes."""
 
 KNN_TEMPERATURE = 0.07
 """The vote of a neighbour has the weight exp(cosine / 0.07) (Wu et al. 2018, eq. 7; Caron et al. 2021, section 3.2)."""
@@ -55,6 +55,21 @@ class UncertaintyMeta(BaseModel):
     k: int = Field(ge=1, le=2**31, description="For knn: the rank of the neighbour whose distance is taken.")
 
 
+class TaxaMeta(BaseModel):
+    """The rank and the coarser taxa of the classes of a head, and the rank that a prediction can defend."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    rank: TaxonRank = Field(description="Rank of the classes.")
+    lineages: tuple[dict[TaxonRank, str], ...] = Field(
+        description="Names of each class by rank; empty for a class that is no taxon, such as wood."
+    )
+    accuracy: float = Field(gt=0, lt=1, description="Share of correct predictions that a rank must have.")
+    thresholds: dict[TaxonRank, float] = Field(
+        default={}, description="Summed probability from which a prediction counts at a rank."
+    )
+
+
 class HeadMeta(WeightsDescription):
     """Description in a head's file, beside its arrays."""
 
@@ -71,12 +86,19 @@ class HeadMeta(WeightsDescription):
     backbone: BackboneReference
     settings: dict[str, int | float | str] = Field(description="Settings of the fit.")
     uncertainty: UncertaintyMeta | None = Field(default=None, alias="certainty")
+    taxa: TaxaMeta | None = None
 
     @model_validator(mode="after")
     def _matches_format(self) -> HeadMeta:
         if (self.uncertainty is None) != (self.format == "fossilray-head/1"):
             missing = "does not have" if self.uncertainty is not None else "has"
             raise ValueError(f"{self.format} {missing} the field certainty")
+        if (self.taxa is None) == (self.format == "fossilray-head/3"):
+            raise ValueError(
+                f"{self.format} {'has' if self.taxa is None else 'does not have'} the field taxa"
+            )
+        if self.taxa is not None and len(self.taxa.lineages) != len(self.classes):
+            raise ValueError(f"it has {len(self.classes)} classes and taxa of {len(self.taxa.lineages)}")
         return self
 
 
@@ -110,10 +132,13 @@ class Head:
             if name.startswith(_UNCERTAINTY_PREFIX)
         }
 
-    def with_uncertainty(self, meta: UncertaintyMeta, arrays: Mapping[str, NDArray[Any]]) -> Head:
-        """Return the same classifier with these arrays, named as in `uncertainty_arrays`."""
+    def with_uncertainty(
+        self, meta: UncertaintyMeta, arrays: Mapping[str, NDArray[Any]], *, taxa: TaxaMeta | None = None
+    ) -> Head:
+        """Return the same classifier with these arrays, named as in `uncertainty_arrays`, and with these taxa."""
+        described = self.meta.formats[1 if taxa is None else 2]
         return Head(
-            self.meta.model_copy(update={"format": self.meta.formats[1], "uncertainty": meta}),
+            self.meta.model_copy(update={"format": described, "uncertainty": meta, "taxa": taxa}),
             {**self.parameters, **{f"{_UNCERTAINTY_PREFIX}{name}": array for name, array in arrays.items()}},
         )
 

@@ -23,7 +23,8 @@ from fossilray.models.heads.conformal import (
     wrong_prediction_p_values,
 )
 from fossilray.models.heads.cross_validation import predict_out_of_fold
-from fossilray.models.heads.head import apply_temperature
+from fossilray.models.heads.defended_rank import fit_thresholds
+from fossilray.models.heads.head import TaxaMeta, apply_temperature
 from fossilray.models.heads.novelty import NOVELTY_RANK, NoveltyReference, fit_novelty
 
 COVERAGE = 0.9
@@ -54,6 +55,7 @@ def fit_uncertainty(
     hold_out: HoldOutUnit = "crops",
     novelty: NoveltyKind = "knn",
     k: int = NOVELTY_RANK,
+    taxa: TaxaMeta | None = None,
     seed: int = 0,
 ) -> Head:
     """Return the head with a temperature and the arrays from which it predicts its uncertainty.
@@ -63,7 +65,8 @@ def fit_uncertainty(
     head itself, so the results are conservative.
 
     vectors: (n, d) with labels (n,) in 0..len(classes)-1. train: trains a head of the same kind on some of the rows.
-    groups: (n,) crops of one group are held out together; `LabelledSet.groups_for(hold_out)` gives them.
+    groups: (n,) crops of one group are held out together; `LabelledSet.groups_for(hold_out)` gives them. taxa: of the
+    head's classes; the thresholds of its ranks are fitted, too.
     """
     class_of_label = np.full(len(classes), -1)
     columns = [classes.index(name) for name in head.classes]
@@ -87,7 +90,9 @@ def fit_uncertainty(
         **fit_novelty(vectors, truth, kind=novelty, k=k, seed=seed).arrays,
     }
     meta = UncertaintyMeta(temperature=temperature, hold_out=hold_out, novelty=novelty, k=k)
-    return head.with_uncertainty(meta, arrays)
+    if taxa is not None:
+        taxa = fit_thresholds(probability, truth[rows], taxa)
+    return head.with_uncertainty(meta, arrays, taxa=taxa)
 
 
 def predict_uncertainty(
@@ -128,6 +133,9 @@ def describe_uncertainty(head: Head, *, coverage: float = COVERAGE) -> str:
             f"; {len(too_few)} classes have fewer than {needed} of them and are in every set of {coverage:.0%}: "
             f"{list_some(too_few)}"
         )
+    if (taxa := head.meta.taxa) is not None:
+        thresholds = ", ".join(f"{rank} {value:.2f}" for rank, value in taxa.thresholds.items()) or "none"
+        text += f"; probability from which {taxa.accuracy:.0%} are right, by rank: {thresholds}"
     return text
 
 

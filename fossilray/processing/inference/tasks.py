@@ -10,10 +10,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
-from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, embeddings_schema
+from fossilray.core.schemas import (
+    CALIBRATED_PREDICTIONS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    RANKED_PREDICTIONS_SCHEMA,
+    embeddings_schema,
+)
 from fossilray.core.types import Embedder
 from fossilray.core.vectors import entropy
 from fossilray.models.heads import Head, load_head
+from fossilray.models.heads.defended_rank import defended_taxa
 from fossilray.models.heads.uncertainty import COVERAGE, predict_uncertainty
 from fossilray.processing.inference.worker import Progress
 from fossilray.store import RunStore
@@ -123,7 +129,8 @@ def predictions_table(
     """Predict the genera of a slide's objects, as a table of PREDICTIONS_SCHEMA.
 
     vectors: N x D. known: N, False for objects that get no genus. Classes of equal probability keep the head's order.
-    A head with calibrated uncertainty gives CALIBRATED_PREDICTIONS_SCHEMA. coverage: of its prediction sets.
+    A head with calibrated uncertainty gives CALIBRATED_PREDICTIONS_SCHEMA, one with taxa RANKED_PREDICTIONS_SCHEMA.
+    coverage: of its prediction sets.
     """
     count = len(vectors)
     probability = np.zeros((count, len(head.classes)), np.float32)
@@ -149,6 +156,11 @@ def predictions_table(
     if head.meta.uncertainty is not None:
         schema = CALIBRATED_PREDICTIONS_SCHEMA
         columns |= _uncertainty_columns(head, vectors, probability, known, ranked, coverage)
+    if (taxa := head.meta.taxa) is not None:
+        schema = RANKED_PREDICTIONS_SCHEMA
+        names, ranks = defended_taxa(probability, head.classes, taxa)
+        columns["taxon"] = pa.array(np.array(names, object), pa.string(), mask=~known)
+        columns["rank"] = pa.array(np.array(ranks, object), pa.string(), mask=~known)
     return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
 
 

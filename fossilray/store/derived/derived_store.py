@@ -19,7 +19,12 @@ from fossilray.core.errors import RunMismatch, RunNotFound, StoreError, UsageErr
 from fossilray.core.formats import FileRole, parse_record
 from fossilray.core.formats.parquet import read_parquet_metadata, read_table, stated
 from fossilray.core.records import utc_now
-from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, embeddings_schema
+from fossilray.core.schemas import (
+    CALIBRATED_PREDICTIONS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    RANKED_PREDICTIONS_SCHEMA,
+    embeddings_schema,
+)
 from fossilray.store.arrays.array_layout import MOST_DIMENSIONS
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.parquet import read_slices
@@ -43,6 +48,13 @@ EMBEDDINGS_PER_ROW_GROUP = 256
 DERIVED_VERSION = 1
 CALIBRATED_VERSION = 2
 """Version of calibrated predictions, which carry prediction sets and novelty."""
+RANKED_VERSION = 3
+"""Version of calibrated predictions with the taxon and the rank that they can defend."""
+_PREDICTIONS_OF_VERSION = {
+    DERIVED_VERSION: PREDICTIONS_SCHEMA,
+    CALIBRATED_VERSION: CALIBRATED_PREDICTIONS_SCHEMA,
+    RANKED_VERSION: RANKED_PREDICTIONS_SCHEMA,
+}
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,12 @@ class DerivedRecord(JsonRecord):
         """Columns of a slide's file; `well` is the Hive partition, as of objects."""
         if self.kind == "embeddings":
             return embeddings_schema(int(self.backbone["dimension"]))
-        return (
-            CALIBRATED_PREDICTIONS_SCHEMA if self.schema_version == CALIBRATED_VERSION else PREDICTIONS_SCHEMA
-        )
+        return _PREDICTIONS_OF_VERSION[self.schema_version]
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether predictions carry prediction sets and novelty."""
+        return self.kind == "predictions" and self.schema_version >= CALIBRATED_VERSION
 
     @staticmethod
     def from_json(text: bytes, *, url: str) -> DerivedRecord:
@@ -80,7 +95,7 @@ class DerivedRecord(JsonRecord):
         """
         role = derived_record(f"{url}/{DERIVED_JSON}")
         record = DerivedRecord.parse(text, role)
-        versions = (DERIVED_VERSION, CALIBRATED_VERSION)[: 2 if record.kind == "predictions" else 1]
+        versions = tuple(_PREDICTIONS_OF_VERSION)[: None if record.kind == "predictions" else 1]
         if record.kind not in DERIVED_KINDS or record.schema_version not in versions:
             raise role.damaged(f"it is of the kind {record.kind}, version {record.schema_version}")
         _check_described(record, role)

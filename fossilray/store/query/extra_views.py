@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from fossilray.core.schemas import (
-    CALIBRATED_PREDICTIONS_SCHEMA,
     CATALOG_SCHEMA,
     FAILURES_SCHEMA,
     OBJECTS_SCHEMA,
+    RANKED_PREDICTIONS_SCHEMA,
     SLIDES_SCHEMA,
 )
 from fossilray.core.text import strip_control_characters
@@ -24,7 +24,7 @@ _OURS = {
         SLIDES_SCHEMA,
         CATALOG_SCHEMA,
         OBJECTS_SCHEMA,
-        CALIBRATED_PREDICTIONS_SCHEMA,
+        RANKED_PREDICTIONS_SCHEMA,
         FAILURES_SCHEMA,
     )
     for name in schema.names

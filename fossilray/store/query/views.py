@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 
 from fossilray.core.schemas import (
-    CALIBRATED_PREDICTIONS_SCHEMA,
     NEW_OBJECT_COLUMNS,
     OBJECTS_SCHEMA,
     PREDICTIONS_SCHEMA,
+    RANKED_PREDICTIONS_SCHEMA,
 )
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.run.layout import OBJECTS, DerivedKind
@@ -236,7 +236,7 @@ def _escaped_url(url: str, name: str = "") -> str:
 
 def _derived_columns(kind: DerivedKind) -> dict[str, str]:
     if kind == "predictions":
-        return _typed(CALIBRATED_PREDICTIONS_SCHEMA)
+        return _typed(RANKED_PREDICTIONS_SCHEMA)
     return {"slide_id": "VARCHAR", "object_id": "INTEGER", "embedding": "FLOAT[]"}
 
 
