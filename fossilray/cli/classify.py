@@ -135,7 +135,7 @@ def classify_train(
 def _naming(
     rank: TaxonRank | None, taxonomy: Path | None, not_fossils: NotFossils, uncertain: UncertainLabels
 ) -> Naming | None:
-    """Return how labels become classes; None if no option says so, which leaves names of folders as written."""
+    """Return how labels become classes; None without such an option, which leaves names of folders as written."""
     from fossilray.labels.agreement import Naming
     from fossilray.labels.taxonomy import read_taxonomy
 

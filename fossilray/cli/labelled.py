@@ -74,7 +74,7 @@ def print_label_report(labelled: LabelledSet) -> None:
     if report.unlabelled:
         print_line(f"{report.unlabelled} rows have no genus")
     if report.moved:
-        print_line(f"{report.moved} were labelled in other attempts or runs and found by place")
+        print_line(f"{report.moved} were labelled in other attempts or runs and found by position")
     for reason, count in report.unnamed.items():
         print_line(f"{count} are {reason}; left out")
     if report.singletons:

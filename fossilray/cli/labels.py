@@ -77,7 +77,7 @@ def _print_import(report: ImportReport, source: Path, to: Path) -> None:
         print_line(f"{report.automatic} were labelled by ParticleTrieur itself and not validated; left out")
     if report.missed:
         print_line(f"{report.missed} are of objects that the detector missed")
-    _print_placement(report.moved, report.without)
+    _print_matches(report.moved, report.without)
     _print_conflicts(report.conflicts)
     _print_situations(report.situations)
 
@@ -150,7 +150,7 @@ def status_in_run(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Compare a label set with a run: labels of its objects, labels matched by place, and those without partner."""
+    """Compare a label set with a run: labels of its objects, labels matched by position, and those without partner."""
     from fossilray.labels.current import labels_of_run
 
     store = open_store(run, config, set_)
@@ -159,34 +159,38 @@ def status_in_run(
     print_line(
         f"{len(of_run.labelled)} objects of {store.url} have a label, {len(of_run.current)} of them a class"
     )
-    print_line(f"{of_run.placement.exact} were labelled in this run")
-    _print_placement(len(of_run.placement.moved), of_run.placement.reasons)
+    print_line(f"{of_run.matches.exact} were labelled in this run")
+    _print_matches(len(of_run.matches.moved), of_run.matches.reasons)
     for reason, count in of_run.unnamed.items():
         print_line(f"{count} are {reason}")
     _print_conflicts(list(of_run.merged.conflicts.values()))
     _print_situations(of_run.merged.situations)
 
 
-def _print_placement(moved: int, without: Mapping[str, int]) -> None:
+def _print_matches(moved: int, without: Mapping[str, int]) -> None:
     from fossilray.labels.label_set import MATCH_IOU
 
     if moved:
         print_line(
-            f"{moved} of other attempts or runs, or missed, were found by place (IoU of at least {MATCH_IOU:g})"
+            f"{moved} of other attempts or runs, or missed, were found by position (IoU of at least {MATCH_IOU:g})"
         )
     for reason, count in without.items():
         print_line(f"{count} have no partner in the run: {reason}")
 
 
 def _print_fields(labels: Iterable[Label]) -> None:
-    """Print how many labels have what a name does not say."""
+    """Print how many labels have each of the fields beside the name."""
     counted: Counter[str] = Counter()
     for label in labels:
-        said = label.occurrence
-        stated = (said.qualifier, said.situation, said.specimen, "unsure" if said.is_unsure else None)
-        counted.update(
-            word for word in (*stated, "missed by the detector" if label.is_missed else None) if word
+        stated = label.occurrence
+        words = (
+            stated.qualifier,
+            stated.situation,
+            stated.specimen,
+            "unsure" if stated.is_unsure else None,
+            "missed by the detector" if label.is_missed else None,
         )
+        counted.update(filter(None, words))
     if counted:
         print_line(", ".join(f"{word}: {count}" for word, count in sorted(counted.items())))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fossilray.core.config.choices import NotFossils, TaxonRank, UncertainLabels
 from fossilray.labels.occurrence import Occurrence
-from fossilray.labels.taxonomy import RANKS, Lineage, Taxonomy, lineage_of, name_key
+from fossilray.labels.taxonomy import RANKS, Lineage, Taxonomy, lineage_of, taxon_key
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Naming:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the labels of one object say together."""
+    """The class that the labels of one object give together."""
 
     name: str | None
     """The class; None if there is none."""
@@ -36,26 +36,30 @@ def agree(occurrences: Sequence[Occurrence], naming: Naming) -> Agreement:
     """Return the class on which all labels of one object agree.
 
     Labels contradict each other if their kinds differ, or if they name two taxa of one rank, at the rank of `naming` or
-    above it. The class is the finest name that all of them state as certain; a qualifier (cf., aff., ?) and the mark
+    above it. The class is the finest name that all of them state without doubt; a qualifier (cf., aff., ?) and the mark
     `unsure` leave a name uncertain, and all finer ones.
     """
-    kinds = {one.kind for one in occurrences}
+    kinds = {occurrence.kind for occurrence in occurrences}
     if len(kinds) > 1:
         return Agreement(None, "contradicted", is_conflict=True)
     (kind,) = kinds
-    lineages = [_lineage(one.taxon, one, naming) for one in occurrences]
+    lineages = [_lineage(occurrence.taxon, occurrence, naming) for occurrence in occurrences]
     if _contradict(lineages, exact=naming.taxonomy is None):
         return Agreement(None, "contradicted", is_conflict=True)
     if kind != "fossil" and naming.not_fossils == "leave-out":
         return Agreement(None, f"of what is not a whole fossil ({kind})")
-    is_plain_fossil = naming.rank is None and not any(one.taxon or one.qualifier for one in occurrences)
+    is_plain_fossil = naming.rank is None and not any(
+        occurrence.taxon or occurrence.qualifier for occurrence in occurrences
+    )
     if kind != "fossil" or is_plain_fossil:
-        is_certain = naming.uncertain == "train" or not any(one.is_unsure for one in occurrences)
+        is_certain = naming.uncertain == "train" or not any(
+            occurrence.is_unsure for occurrence in occurrences
+        )
         return Agreement(kind) if is_certain else Agreement(None, "uncertain")
     stated = (
         lineages
         if naming.uncertain == "train"
-        else [_lineage(one.certain_taxon, one, naming) for one in occurrences]
+        else [_lineage(occurrence.definite_taxon, occurrence, naming) for occurrence in occurrences]
     )
     return _common_name(lineages, stated, naming.rank)
 
@@ -66,40 +70,40 @@ def class_of(occurrence: Occurrence, naming: Naming) -> Agreement:
 
 
 def _common_name(
-    lineages: Sequence[Lineage], certain: Sequence[Lineage], rank: TaxonRank | None
+    lineages: Sequence[Lineage], definite: Sequence[Lineage], rank: TaxonRank | None
 ) -> Agreement:
-    """Return the finest name that all lineages share, if it is certain and of the rank."""
-    shared, sure = _shared(lineages), _shared(certain)
+    """Return the finest name that all lineages share, if it is of the rank and definite."""
+    shared, sure = _shared(lineages), _shared(definite)
     if not shared:
         return Agreement(None, "without a taxon")
     if rank is not None and rank not in shared:
         return Agreement(None, f"coarser than {rank}" if _has_coarser(shared, rank) else f"without a {rank}")
-    wanted = rank if rank is not None else next(one for one in RANKS if one in shared)
+    wanted = rank if rank is not None else next(level for level in RANKS if level in shared)
     return Agreement(sure[wanted]) if wanted in sure else Agreement(None, "uncertain")
 
 
 def _lineage(taxon: str, occurrence: Occurrence, naming: Naming) -> Lineage:
     """Return the names of a taxon at the rank of `naming` and above."""
-    # The certain part of a species is its genus.
+    # The definite part of a species is its genus.
     rank = occurrence.rank if taxon == occurrence.taxon else None
     if naming.rank is None and naming.taxonomy is None:
-        # Names as given stay whole; the genus of a species tells whether two names can be of one object.
+        # Names as given stay whole; the genus of a species shows whether two names can be of one object.
         lineage = lineage_of(taxon, None, rank=rank)
     else:
         lineage = lineage_of(taxon, naming.taxonomy, rank=rank)
     first = 0 if naming.rank is None else RANKS.index(naming.rank)
-    return {one: name for one, name in lineage.items() if RANKS.index(one) >= first}
+    return {level: name for level, name in lineage.items() if RANKS.index(level) >= first}
 
 
 def _contradict(lineages: Sequence[Lineage], *, exact: bool) -> bool:
     """Whether two lineages have different names at a rank, or none of their ranks in common."""
-    for number, one in enumerate(lineages):
+    for number, lineage in enumerate(lineages):
         for other in lineages[number + 1 :]:
-            common = one.keys() & other.keys()
-            pairs = [(one[rank], other[rank]) for rank in common]
-            if any(a != b and (exact or name_key(a) != name_key(b)) for a, b in pairs):
+            common = lineage.keys() & other.keys()
+            pairs = [(lineage[rank], other[rank]) for rank in common]
+            if any(a != b and (exact or taxon_key(a) != taxon_key(b)) for a, b in pairs):
                 return True
-            if one and other and not common:
+            if lineage and other and not common:
                 return True
     return False
 
@@ -107,8 +111,8 @@ def _contradict(lineages: Sequence[Lineage], *, exact: bool) -> bool:
 def _shared(lineages: Sequence[Lineage]) -> Lineage:
     """Return the names that all lineages have."""
     first = lineages[-1]
-    return {rank: first[rank] for rank in RANKS if all(rank in one for one in lineages)}
+    return {rank: first[rank] for rank in RANKS if all(rank in lineage for lineage in lineages)}
 
 
 def _has_coarser(lineage: Lineage, rank: TaxonRank) -> bool:
-    return any(RANKS.index(one) > RANKS.index(rank) for one in lineage)
+    return any(RANKS.index(level) > RANKS.index(rank) for level in lineage)

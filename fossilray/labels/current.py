@@ -12,7 +12,7 @@ from fossilray.core.atomic_files import atomic_text
 from fossilray.core.text import escape_formula
 from fossilray.labels.agreement import Naming, agree
 from fossilray.labels.label_set import Labels, LabelSet
-from fossilray.labels.places import NO_OBJECT, STILL_MISSED, Placement, place_labels
+from fossilray.labels.matching import NO_OBJECT, STILL_MISSED, LabelMatches, match_labels
 from fossilray.store import RunStore
 
 CurrentLabel = tuple[tuple[str, int], str]
@@ -24,8 +24,8 @@ class LabelsOfRun:
     """The labels of a label set on the objects of a run."""
 
     merged: Labels
-    """Labels by object, those of other attempts under the key of the object at their place."""
-    placement: Placement
+    """Labels by object, those of other attempts under the key of the object at their position."""
+    matches: LabelMatches
     current: tuple[CurrentLabel, ...]
     """Labelled objects of the run with their classes, sorted by slide and object."""
     labelled: tuple[tuple[str, int], ...]
@@ -41,7 +41,7 @@ def labels_of_run(
 ) -> LabelsOfRun:
     """Return the labels of a label set on the objects of a run.
 
-    Labels of other attempts and runs, and of missed objects, are matched by place. Left out are objects with
+    Labels of other attempts and runs, and of missed objects, are matched by position. Left out are objects with
     contradicting labels, and labels whose object the run does not have.
 
     Raises:
@@ -51,8 +51,8 @@ def labels_of_run(
     naming = naming or Naming()
     label_set = LabelSet.open(folder)
     before = label_set.labels(version=version)
-    placement = place_labels({key: labels[-1] for key, labels in before.by_object.items()}, store)
-    merged = label_set.labels(version=version, naming=naming, moved=placement.moved)
+    matches = match_labels({key: labels[-1] for key, labels in before.by_object.items()}, store)
+    merged = label_set.labels(version=version, naming=naming, moved=matches.moved)
     attempts = attempts_of(store)
     current: list[CurrentLabel] = []
     labelled: list[tuple[str, int]] = []
@@ -61,8 +61,8 @@ def labels_of_run(
     for key, labels in merged.by_object.items():
         if attempts.get(key[0]) != key[2]:
             if not labels[-1].is_missed:
-                left_out.append((labels[-1].shown, placement.without.get(key, NO_OBJECT)))
-            elif placement.without.get(key) == STILL_MISSED:
+                left_out.append((labels[-1].shown, matches.without.get(key, NO_OBJECT)))
+            elif matches.without.get(key) == STILL_MISSED:
                 unnamed["of objects that the detector missed"] += 1
             continue
         labelled.append((key[0], key[1]))
@@ -74,7 +74,7 @@ def labels_of_run(
     for conflict in merged.conflicts.values():
         left_out.append((conflict.object_shown, f"labelled {conflict.names_text}"))
     return LabelsOfRun(
-        merged, placement, tuple(current), tuple(labelled), tuple(left_out), dict(sorted(unnamed.items()))
+        merged, matches, tuple(current), tuple(labelled), tuple(left_out), dict(sorted(unnamed.items()))
     )
 
 
@@ -96,7 +96,7 @@ def write_current_labels(labels: Labels, path: Path) -> None:
         table = csv.writer(sink, lineterminator="\n")
         table.writerow(("slide_id", "object_id", "genus", "who"))
         for key, label in labels.consensus.items():
-            name = agree([one.occurrence for one in labels.by_object[key]], Naming()).name
+            name = agree([given.occurrence for given in labels.by_object[key]], Naming()).name
             if name is not None and not label.is_missed:
                 table.writerow(
                     (label.slide_id, label.object_id, escape_formula(name), escape_formula(label.who))

@@ -66,10 +66,24 @@ def export_labels(labels: Labels, out: Path) -> int:
 
 
 def _cells(label: Label) -> list[_Cell]:
-    said = label.occurrence
+    occurrence = label.occurrence
     return [
-        *(label.slide_id, label.object_id, said.written, said.qualifier, said.rank, said.kind),
-        *(said.situation, said.specimen, "yes" if said.is_unsure else None, said.remark, label.who, label.at),
+        *(
+            label.slide_id,
+            label.object_id,
+            occurrence.written,
+            occurrence.qualifier,
+            occurrence.rank,
+            occurrence.kind,
+        ),
+        *(
+            occurrence.situation,
+            occurrence.specimen,
+            "yes" if occurrence.is_unsure else None,
+            occurrence.remark,
+            label.who,
+            label.at,
+        ),
         *(*label.box, label.attempt, label.scan.scan_id),
         *(getattr(label.scan, name) for name in SCAN_COLUMNS),
     ]

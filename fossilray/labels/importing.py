@@ -12,8 +12,8 @@ from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.core.text import strip_control_characters
 from fossilray.labels.label import Label
 from fossilray.labels.label_set import Conflict, LabelSet, is_label_set
-from fossilray.labels.labelled_objects import find_objects
-from fossilray.labels.places import place_labels
+from fossilray.labels.labelled_objects import find_labelled_objects
+from fossilray.labels.matching import match_labels
 from fossilray.labels.rounds import RoundRecord
 from fossilray.labels.sources import parse_labels
 from fossilray.store import RunStore
@@ -34,7 +34,7 @@ class ImportReport:
     missed: int
     """Labels of objects that the detector missed."""
     moved: int
-    """Labelled objects of other attempts or runs, and missed ones, that were found in the run by their place."""
+    """Labelled objects of other attempts or runs, and missed ones, that were found in the run by their position."""
     without: Mapping[str, int]
     """Labelled objects that the run does not have, by the reason; their labels are kept."""
     conflicts: tuple[Conflict, ...]
@@ -57,7 +57,7 @@ def import_label_round(
     parsed = parse_labels(source)
     if is_label_set(source) and into.exists() and source.resolve() == into.resolve():
         raise UsageError(f"{source} cannot be imported into itself; name another label set with --to")
-    labels = find_objects(source, store, parsed.labels, who=strip_control_characters(who.strip()))
+    labels = find_labelled_objects(source, store, parsed.labels, who=strip_control_characters(who.strip()))
     add = functools.partial(
         LabelSet.add,
         source=strip_control_characters(parsed.name),
@@ -78,7 +78,7 @@ def import_label_round(
         already = len(labels) - len(new)
         changed = sum((label.key, label.who) in before for label in new)
         record = add(label_set, new) if new else None
-    placement = place_labels({label.key: label for label in labels}, store)
+    matches = match_labels({label.key: label for label in labels}, store)
     merged = label_set.labels()
     return ImportReport(
         round=record,
@@ -87,8 +87,8 @@ def import_label_round(
         unlabelled=parsed.unlabelled,
         automatic=parsed.automatic,
         missed=sum(label.is_missed for label in labels),
-        moved=len(placement.moved),
-        without=placement.reasons,
+        moved=len(matches.moved),
+        without=matches.reasons,
         conflicts=tuple(merged.conflicts.values()),
         situations=merged.situations,
     )

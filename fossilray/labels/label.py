@@ -9,7 +9,7 @@ from fossilray.labels.occurrence import Occurrence
 ObjectKey = tuple[str, int, str]
 """slide_id, object_id, attempt; of a missed object slide_id, MISSED and the box as text."""
 MISSED = -1
-"""In place of the object_id of an object that the detector missed."""
+"""Instead of the object_id, of an object that the detector missed."""
 Box = tuple[int, int, int, int]
 """x_min, y_min, x_max, y_max in level-0 px."""
 

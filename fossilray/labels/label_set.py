@@ -2,7 +2,7 @@
 
 A label set is a folder of `labels.json` and one Parquet file per round, whose creation is its commit. A round is never
 changed; a later round corrects its labels. An object is identified by slide_id, object_id and the attempt at its slide,
-because a slide that is reprocessed has other objects under the same numbers; `places` finds them again.
+because a slide that is reprocessed has other objects under the same numbers; `matching` finds them again.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class LabelSet:
 
         Args:
             naming: rank and taxonomy by which names are compared; by default names as given.
-            moved: objects under whose key the labels of others stand, as `place_labels` finds them.
+            moved: objects under whose key the labels of others stand, as `match_labels` finds them.
 
         Raises:
             UsageError: the label set does not have the version.

@@ -10,17 +10,19 @@ import pyarrow as pa
 from fossilray.core.errors import UsageError
 from fossilray.core.text import counted, list_some, strip_control_characters
 from fossilray.labels.label import Box, Label, Scan
-from fossilray.labels.places import RunSlide, slides_of
+from fossilray.labels.matching import RunSlide, slides_of
 from fossilray.labels.sources import ParsedLabel
 from fossilray.store import RunStore
 from fossilray.store.query.connection import connect, create_objects_view, query_table
 
 
-def find_objects(source: Path, store: RunStore, parsed: Sequence[ParsedLabel], *, who: str) -> list[Label]:
+def find_labelled_objects(
+    source: Path, store: RunStore, parsed: Sequence[ParsedLabel], *, who: str
+) -> list[Label]:
     """Return the labels with the box, attempt and scan of their objects.
 
     Labels with another attempt than the run's are of another run, or of a slide that was reprocessed: they keep their
-    own box and scan, by which `places` finds them. who: the annotator where the source names none.
+    own box and scan, by which `matching` finds them. who: the annotator where the source names none.
 
     Raises:
         UsageError: the source has no label, or the run does not hold an object or slide that it names.

@@ -54,7 +54,7 @@ class LabelReport:
     unnamed: Mapping[str, int] = field(default_factory=dict)
     """Labels without a class, left out: their number by reason, such as `coarser than species`."""
     moved: int = 0
-    """Labels of a label set that were given to other attempts or runs, and found by their place."""
+    """Labels of a label set that were given to other attempts or runs, and found by their position."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _read_label_set(folder: Path, run: RunStore | None, naming: Naming | None) -
             *((_shown(name), reason) for name, reason in of_run.left_out),
         ),
         unnamed=of_run.unnamed,
-        moved=len(of_run.placement.moved),
+        moved=len(of_run.matches.moved),
     )
     return replace(labelled, findings=findings)
 
@@ -203,7 +203,10 @@ def _read_table(path: Path, run: RunStore | None, naming: Naming | None) -> Labe
     _refuse_repeats(path, keys)
     pairs = [(*key, _clean(row["genus"])) for key, row in zip(keys, named, strict=True)]
     objects, unnamed = _named(pairs, naming)
-    keys, names = [(slide_id, object_id) for slide_id, object_id, _ in objects], [one[2] for one in objects]
+    keys, names = (
+        [(slide_id, object_id) for slide_id, object_id, _ in objects],
+        [name for _, _, name in objects],
+    )
     return _with_unnamed(_read_objects(run, keys, names, unlabelled=unlabelled), unnamed)
 
 

@@ -1,4 +1,4 @@
-"""What an annotator states about one object: the name as written, its qualifier, the kind of object, its situation."""
+"""Occurrences: what an annotator states about one object, such as its name as written, qualifier and situation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Kind = Literal[
     "no object",
 ]
 """`no object`: the box is a false detection."""
-Specimen = Literal["marker", "index"]
+SpecimenRole = Literal["marker", "index"]
 """`marker`: a grain of the spike that was added to the sample; `index`: a specimen to cite or to figure."""
 
 QUALIFIERS: tuple[Qualifier, ...] = get_args(Qualifier)
 SITUATIONS: tuple[Situation, ...] = get_args(Situation)
-KINDS: tuple[Kind, ...] = get_args(Kind)
-SPECIMENS: tuple[Specimen, ...] = get_args(Specimen)
+OBJECT_KINDS: tuple[Kind, ...] = get_args(Kind)
+SPECIMEN_ROLES: tuple[SpecimenRole, ...] = get_args(SpecimenRole)
 
 KINDS_WITHOUT_TAXON: tuple[Kind, ...] = ("amorphous matter", "mineral", "bubble", "dirt", "no object")
 
@@ -48,14 +48,14 @@ _AUTHORITY = re.compile(
 
 
 @dataclass(frozen=True)
-class ParsedName:
+class ParsedTaxonName:
     """A name without its qualifier."""
 
     taxon: str
     """Empty if the text names no taxon."""
     qualifier: Qualifier | None
-    certain_taxon: str
-    """The part of the taxon that the qualifier leaves certain: the genus of `Spiniferites cf. ramosus`."""
+    definite_taxon: str
+    """The part of the taxon that the qualifier leaves definite: the genus of `Spiniferites cf. ramosus`."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Occurrence:
     written: str
     """The name as written; empty if only the kind is stated."""
     taxon: str
-    """The name without its qualifier, by `parse_name`; empty if there is none."""
+    """The name without its qualifier, by `parse_taxon_name`; empty if there is none."""
     qualifier: Qualifier | None = None
     rank: TaxonRank | None = None
     """Rank of the taxon where the annotator states it."""
     kind: Kind = "fossil"
     situation: Situation | None = None
     """None: not stated."""
-    specimen: Specimen | None = None
+    specimen: SpecimenRole | None = None
     is_unsure: bool = False
     remark: str = ""
 
@@ -89,20 +89,20 @@ class Occurrence:
         return f"{self.written} ({self.kind})" if self.taxon else self.kind
 
     @property
-    def certain_taxon(self) -> str:
-        """The part of the taxon that is certain; empty if the annotator is unsure.
+    def definite_taxon(self) -> str:
+        """The part of the taxon that is definite; empty if the annotator is unsure.
 
         A qualifier in a column of its own qualifies the last word of the name.
         """
         if self.is_unsure:
             return ""
-        parsed = parse_name(self.written)
+        parsed = parse_taxon_name(self.written)
         if parsed.qualifier is None and self.qualifier in _DOUBTS:
             return " ".join(_words_of(self.taxon)[:-1])
-        return parsed.certain_taxon
+        return parsed.definite_taxon
 
 
-def parse_name(text: str) -> ParsedName:
+def parse_taxon_name(text: str) -> ParsedTaxonName:
     """Split a name as palynologists write it into taxon and qualifier.
 
     The qualifiers cf., aff., ?, sp. (also spp.) and indet. are recognised with or without their full stop. Of several,
@@ -117,7 +117,7 @@ def parse_name(text: str) -> ParsedName:
     is_indet = "indet" in bare
     words: list[str] = []
     qualifiers: list[Qualifier] = []
-    certain = len(tokens)
+    definite = len(tokens)
     for i, token in enumerate(tokens):
         qualifier = _QUALIFIER_OF_WORD.get(bare[i])
         if is_indet and bare[i] in _FILLERS_OF_INDET:
@@ -131,19 +131,19 @@ def parse_name(text: str) -> ParsedName:
         if qualifier == "sp." and words and bare[i + 1 :] and bare[i + 1] not in _QUALIFIER_OF_WORD:
             if "?" in designation:
                 qualifiers.append("?")
-                certain = min(certain, len(words))
+                definite = min(definite, len(words))
             words.append(" ".join(["sp.", *designation.replace("?", " ").split()]))
             break
         if qualifier in _DOUBTS:
             # A question mark stands before the next word only if nothing but a blank is before it.
             is_before = qualifier != "?" or not token.start() or cleaned[token.start() - 1].isspace()
             has_next = i + 1 < len(tokens)
-            certain = min(certain, max(len(words) - (0 if is_before and has_next else 1), 0))
+            definite = min(definite, max(len(words) - (0 if is_before and has_next else 1), 0))
     taxon = " ".join(words)
     if (authority := _AUTHORITY.fullmatch(taxon)) is not None:
         taxon = authority["name"]
-    counted = next((one for one in qualifiers if one in _DOUBTS), qualifiers[0] if qualifiers else None)
-    return ParsedName(taxon, counted, taxon if counted not in _DOUBTS else " ".join(words[:certain]))
+    counted = next((sign for sign in qualifiers if sign in _DOUBTS), qualifiers[0] if qualifiers else None)
+    return ParsedTaxonName(taxon, counted, taxon if counted not in _DOUBTS else " ".join(words[:definite]))
 
 
 def genus_and_species(taxon: str) -> tuple[str, str]:

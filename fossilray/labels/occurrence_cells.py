@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 from fossilray.core.table_rows import TableRow
 from fossilray.labels.label import Box, Scan
 from fossilray.labels.occurrence import (
-    KINDS,
     KINDS_WITHOUT_TAXON,
+    OBJECT_KINDS,
     QUALIFIERS,
     SITUATIONS,
-    SPECIMENS,
+    SPECIMEN_ROLES,
     Kind,
     Occurrence,
     clean_text,
-    parse_name,
+    parse_taxon_name,
 )
 from fossilray.labels.taxonomy import RANKS
 
@@ -49,7 +49,7 @@ def occurrence_of_cell(text: str) -> Occurrence | None:
     kind = _kind_of(written)
     if kind is not None:
         return Occurrence("", "", kind=kind)
-    parsed = parse_name(written)
+    parsed = parse_taxon_name(written)
     return Occurrence(written, parsed.taxon, parsed.qualifier)
 
 
@@ -61,7 +61,7 @@ def occurrence_of_row(row: TableRow) -> Occurrence | None:
     """
     column = next((name for name in NAME_COLUMNS if row[name]), None)
     by_name = None if column is None else occurrence_of_cell(row[column])
-    kind = word_of(row, "kind", KINDS)
+    kind = word_of(row, "kind", OBJECT_KINDS)
     if by_name is None and kind is None:
         return None
     written, taxon, parsed = (
@@ -87,7 +87,7 @@ def occurrence_of_row(row: TableRow) -> Occurrence | None:
         rank=word_of(row, "taxon_rank", RANKS) if taxon else None,
         kind=kind,
         situation=word_of(row, "situation", SITUATIONS),
-        specimen=word_of(row, "specimen", SPECIMENS),
+        specimen=word_of(row, "specimen", SPECIMEN_ROLES),
         is_unsure=_is_yes(row, "unsure"),
         remark=clean_text(row["remark"]),
     )
@@ -103,10 +103,10 @@ def word_of(row: TableRow, column: str, words: tuple[_Word, ...]) -> _Word | Non
     if not text:
         return None
     text = _OTHER_WORDS.get(text, text)
-    found = next((word for word in words if word == text), None)
-    if found is None:
+    known = next((word for word in words if word == text), None)
+    if known is None:
         raise row.error(f"{column} is {row[column]!r:.40}, expected {', '.join(words)}", column)
-    return found
+    return known
 
 
 def time_of(row: TableRow) -> str:
@@ -155,19 +155,19 @@ def scan_of(row: TableRow) -> Scan:
 
 def _whole_numbers(row: TableRow, columns: tuple[str, ...]) -> Mapping[str, int]:
     """Return the numbers of the columns that are filled."""
-    found = {}
+    numbers = {}
     for column in columns:
         value = row.number(column, whole=True, within=(-_MAX_PX, _MAX_PX))
         if value is not None:
             if abs(value) > _MAX_PX:
                 raise row.error(f"{column} is {value:.0f}, beyond any slide", column)
-            found[column] = int(value)
-    return found
+            numbers[column] = int(value)
+    return numbers
 
 
 def _kind_of(text: str) -> Kind | None:
     word = _OTHER_WORDS.get(text.casefold(), text.casefold())
-    return next((kind for kind in KINDS if kind == word), None)
+    return next((kind for kind in OBJECT_KINDS if kind == word), None)
 
 
 def _is_yes(row: TableRow, column: str) -> bool:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from fossilray.core.formats import FileRole, build_record, parse_json
 from fossilray.core.formats.parquet import read_parquet_metadata, read_table, stated
 from fossilray.labels.label import Label, Scan
-from fossilray.labels.occurrence import KINDS, QUALIFIERS, SITUATIONS, SPECIMENS, Occurrence
+from fossilray.labels.occurrence import OBJECT_KINDS, QUALIFIERS, SITUATIONS, SPECIMEN_ROLES, Occurrence
 from fossilray.labels.occurrence_cells import occurrence_of_cell
 from fossilray.labels.taxonomy import RANKS
 
@@ -63,9 +63,9 @@ _FIRST_SCHEMA = _schema(
 _WORDS: Mapping[str, Sequence[str | None]] = {
     "qualifier": (None, *QUALIFIERS),
     "rank": (None, *RANKS),
-    "kind": KINDS,
+    "kind": OBJECT_KINDS,
     "situation": (None, *SITUATIONS),
-    "specimen": (None, *SPECIMENS),
+    "specimen": (None, *SPECIMEN_ROLES),
 }
 _FOOTER_KEY = b"fossilray"
 _FIELD_OF_KEY = {"settles": "overrides"}

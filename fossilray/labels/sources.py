@@ -66,8 +66,8 @@ class ParsedLabel:
     @property
     def shown(self) -> str:
         """The object, for messages."""
-        place = f"#{self.object_id}" if self.object_id is not None else f"missed at {self.box}"
-        return strip_control_characters(f"{self.slide_id} {place}")
+        identity = f"#{self.object_id}" if self.object_id is not None else f"missed at {self.box}"
+        return strip_control_characters(f"{self.slide_id} {identity}")
 
 
 @dataclass(frozen=True)
@@ -304,8 +304,8 @@ def _without_repeats(
     once: dict[object, ParsedLabel] = {}
     contradicted: Counter[str] = Counter()
     for label in labels:
-        place = label.box if label.object_id is None else label.object_id
-        first = once.setdefault((label.slide_id, place, label.attempt, label.who), label)
+        identity = label.box if label.object_id is None else label.object_id
+        first = once.setdefault((label.slide_id, identity, label.attempt, label.who), label)
         if first.occurrence != label.occurrence:
             contradicted[
                 f"{label.shown} is {_difference(first, label)} ({first.position}) and {_difference(label, first)} "

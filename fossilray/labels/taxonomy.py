@@ -55,7 +55,7 @@ class TaxonRow:
     def at(self, rank: TaxonRank) -> str:
         """Return the name at a rank, or the next finer one if the row has none at that rank."""
         finer = RANKS[RANKS.index(rank) :: -1]
-        return next((getattr(self, one) for one in finer if getattr(self, one)), self.name)
+        return next((getattr(self, level) for level in finer if getattr(self, level)), self.name)
 
 
 class Taxonomy:
@@ -73,7 +73,7 @@ class Taxonomy:
         self._row_of: dict[str, TaxonRow] = {}
         for row, refuse in rows:
             for column, name in ((_rank_of(row), row.name), *(("synonyms", name) for name in row.synonyms)):
-                known = self._row_of.setdefault(name_key(name), row)
+                known = self._row_of.setdefault(taxon_key(name), row)
                 if known != row:
                     raise refuse(
                         f"it gives {name!r} to {known.name} and to {row.name}; a name belongs to one taxon",
@@ -87,7 +87,7 @@ class Taxonomy:
 
         A genus, family or group without a row of its own is known from the rows that name it.
         """
-        return self._row_of.get(name_key(label))
+        return self._row_of.get(taxon_key(label))
 
 
 def lineage_of(taxon: str, taxonomy: Taxonomy | None, *, rank: TaxonRank | None = None) -> Lineage:
@@ -109,7 +109,7 @@ def lineage_of(taxon: str, taxonomy: Taxonomy | None, *, rank: TaxonRank | None 
     known = None if taxonomy is None else taxonomy.find(genus)
     lineage: dict[TaxonRank, str] = {"species": species, "genus": genus}
     if known is not None and known.genus:
-        lineage.update({one: name for one, name in known.lineage.items() if one != "species"})
+        lineage.update({level: name for level, name in known.lineage.items() if level != "species"})
     return lineage
 
 
@@ -141,7 +141,7 @@ def read_taxonomy(path: Path) -> Taxonomy:
     return Taxonomy([(_row(entry, error), error) for entry, error in fields])
 
 
-def name_key(name: str) -> str:
+def taxon_key(name: str) -> str:
     """Return a name for comparison: without case, with a blank for an underscore."""
     return _plain(name.replace("_", " ")).casefold()
 
@@ -189,18 +189,18 @@ def _rows_of_parents(entries: Sequence[tuple[Mapping[str, Any], Refusal]]) -> li
             raise refuse("it names no taxon", "taxon")
         if fields["rank"] not in RANKS:
             raise refuse(f"its rank is {fields['rank']!r:.40}, expected {', '.join(RANKS)}", "rank")
-        if taxa.setdefault(name_key(fields["taxon"]), (fields, refuse))[0] is not fields:
+        if taxa.setdefault(taxon_key(fields["taxon"]), (fields, refuse))[0] is not fields:
             raise refuse(f"{fields['taxon']} is there twice", "taxon")
     rows = []
     for fields, refuse in entries:
         lineage = {fields["rank"]: fields["taxon"]}
-        below, trail = fields, [name_key(fields["taxon"])]
+        below, trail = fields, [taxon_key(fields["taxon"])]
         while below["parent"]:
-            key = name_key(below["parent"])
+            key = taxon_key(below["parent"])
             if key not in taxa:
                 raise taxa[trail[-1]][1](f"its parent {below['parent']} has no row", "parent")
             if key in trail:
-                names = [taxa[one][0]["taxon"] for one in (*trail[trail.index(key) :], key)]
+                names = [taxa[name][0]["taxon"] for name in (*trail[trail.index(key) :], key)]
                 raise refuse(f"its parents form a circle: {' -> '.join(names)}", "parent")
             parent, _ = taxa[key]
             if RANKS.index(parent["rank"]) <= RANKS.index(below["rank"]):
@@ -222,8 +222,8 @@ def _refuse_circles(rows: Sequence[tuple[TaxonRow, Refusal]]) -> None:
     for row, refuse in rows:
         steps = [(rank, below, over) for (rank, below), (_, over) in itertools.pairwise(row.lineage.items())]
         for column, below, over in (*steps, *(("synonyms", synonym, row.name) for synonym in row.synonyms)):
-            if name_key(below) != name_key(over):
-                graph.setdefault(name_key(below), {}).setdefault(name_key(over), (below, column, refuse))
+            if taxon_key(below) != taxon_key(over):
+                graph.setdefault(taxon_key(below), {}).setdefault(taxon_key(over), (below, column, refuse))
     try:
         # It takes what comes before each node; a circle is listed from node to node.
         TopologicalSorter({below: list(over) for below, over in graph.items()}).prepare()
@@ -241,13 +241,13 @@ def _refuse_two_ranks(rows: Sequence[tuple[TaxonRow, Refusal]]) -> None:
     for row, _ in rows:
         of_row: dict[str, set[TaxonRank]] = {}
         for rank, name in row.lineage.items():
-            of_row.setdefault(name_key(name), set()).add(rank)
-        for key, found in of_row.items():
-            if len(found) > 1:
-                ranks.setdefault(key, set()).update(found)
+            of_row.setdefault(taxon_key(name), set()).add(rank)
+        for key, levels in of_row.items():
+            if len(levels) > 1:
+                ranks.setdefault(key, set()).update(levels)
     for row, refuse in rows:
         for rank, name in row.lineage.items():
-            known = ranks.setdefault(name_key(name), {rank})
+            known = ranks.setdefault(taxon_key(name), {rank})
             if rank not in known:
                 others = " and a ".join(sorted(known))
                 raise refuse(
@@ -263,18 +263,19 @@ def _coarser_taxa(rows: Sequence[tuple[TaxonRow, Refusal]]) -> dict[str, TaxonRo
             name = getattr(row, rank)
             if not name:
                 continue
-            coarser = TaxonRow(**{one: getattr(row, one) for one in RANKS[number:]})
-            known = taxa.setdefault(name_key(name), coarser)
+            coarser = TaxonRow(**{level: getattr(row, level) for level in RANKS[number:]})
+            known = taxa.setdefault(taxon_key(name), coarser)
             if getattr(known, rank) == "":
                 continue  # the row of a name that stands for two ranks
             for over in RANKS[number + 1 :]:
-                one, other = getattr(known, over), getattr(coarser, over)
-                if one and other and one != other:
+                first, other = getattr(known, over), getattr(coarser, over)
+                if first and other and first != other:
                     raise refuse(
-                        f"it puts the {rank} {name} into {one!r} and into {other!r}; give it one {over}", over
+                        f"it puts the {rank} {name} into {first!r} and into {other!r}; give it one {over}",
+                        over,
                     )
-                known = replace(known, **{over: one or other})
-            taxa[name_key(name)] = known
+                known = replace(known, **{over: first or other})
+            taxa[taxon_key(name)] = known
     return taxa
 
 

@@ -13,7 +13,7 @@ from fossilray.core.errors import UsageError
 from fossilray.labels.agreement import Naming
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
-from fossilray.labels.occurrence import KINDS
+from fossilray.labels.occurrence import OBJECT_KINDS
 from fossilray.labels.taxonomy import RANKS, lineage_of
 from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.head import TaxaMeta
@@ -107,11 +107,13 @@ def describe_taxa(classes: Sequence[str], naming: Naming, *, accuracy: float) ->
     rank = naming.rank
     if rank is None:
         return None
-    lineages = [{} if name in KINDS else lineage_of(name, naming.taxonomy, rank=rank) for name in classes]
+    lineages = [
+        {} if name in OBJECT_KINDS else lineage_of(name, naming.taxonomy, rank=rank) for name in classes
+    ]
     kept = RANKS[RANKS.index(rank) :]
     return TaxaMeta(
         rank=rank,
-        lineages=tuple({one: names[one] for one in kept if one in names} for names in lineages),
+        lineages=tuple({level: names[level] for level in kept if level in names} for names in lineages),
         accuracy=accuracy,
     )
 

@@ -17,14 +17,14 @@ from fossilray.labels.importing import import_label_round
 from fossilray.labels.label import Label, Scan
 from fossilray.labels.label_set import LabelSet
 from fossilray.labels.occurrence import (
-    KINDS,
     KINDS_WITHOUT_TAXON,
+    OBJECT_KINDS,
     QUALIFIERS,
     SITUATIONS,
-    SPECIMENS,
+    SPECIMEN_ROLES,
     Occurrence,
     clean_text,
-    parse_name,
+    parse_taxon_name,
 )
 from fossilray.labels.occurrence_cells import occurrence_of_cell
 from fossilray.labels.taxonomy import RANKS, read_taxonomy
@@ -72,8 +72,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 def test_names_are_split_into_taxon_and_qualifier(
     written: str, taxon: str, qualifier: str | None, certain: str
 ) -> None:
-    parsed = parse_name(written)
-    assert (parsed.taxon, parsed.qualifier, parsed.certain_taxon) == (taxon, qualifier, certain)
+    parsed = parse_taxon_name(written)
+    assert (parsed.taxon, parsed.qualifier, parsed.definite_taxon) == (taxon, qualifier, certain)
 
 
 def test_a_cell_may_state_a_kind_and_the_name_is_kept_as_written() -> None:
@@ -128,7 +128,7 @@ NAMES = TEXT | st.sampled_from(
 @st.composite
 def occurrences(draw: st.DrawFn) -> Occurrence:
     of_cell = occurrence_of_cell(draw(NAMES)) or Occurrence("Azolla", "Azolla")
-    kind = of_cell.kind if of_cell.kind != "fossil" else draw(st.sampled_from(KINDS))
+    kind = of_cell.kind if of_cell.kind != "fossil" else draw(st.sampled_from(OBJECT_KINDS))
     if kind in KINDS_WITHOUT_TAXON and of_cell.taxon:
         kind = "fossil"
     return Occurrence(
@@ -138,7 +138,7 @@ def occurrences(draw: st.DrawFn) -> Occurrence:
         rank=draw(st.sampled_from([None, *RANKS])) if of_cell.taxon else None,
         kind=kind,
         situation=draw(st.sampled_from([None, *SITUATIONS])),
-        specimen=draw(st.sampled_from([None, *SPECIMENS])),
+        specimen=draw(st.sampled_from([None, *SPECIMEN_ROLES])),
         is_unsure=draw(st.booleans()),
         remark=draw(TEXT),
     )
@@ -176,12 +176,12 @@ def test_export_and_import_into_a_new_set_give_the_same_labels(
     import_label_round(folder / f"out{suffix}", run, folder / "second", who="nobody named")
     before, after = first.labels().by_object, LabelSet.open(folder / "second").labels().by_object
 
-    def plain(labels: dict[object, tuple[Label, ...]]) -> dict[object, list[Label]]:
+    def without_run(labels: dict[object, tuple[Label, ...]]) -> dict[object, list[Label]]:
         return {
             key: [Label(**{**vars(one), "run_digest": ""}) for one in given] for key, given in labels.items()
         }
 
-    assert plain(dict(after)) == plain(dict(before))
+    assert without_run(dict(after)) == without_run(dict(before))
 
 
 FULL = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fossilray.core.config.choices import TaxonRank
 from fossilray.core.errors import UsageError
 from fossilray.core.text import list_some
-from fossilray.labels.taxonomy import Taxonomy, name_key
+from fossilray.labels.taxonomy import Taxonomy, taxon_key
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ def group_taxa(
     rows = [None if taxonomy is None else taxonomy.find(label) for label in labels]
     names = [label if row is None else row.at(rank) for label, row in zip(labels, rows, strict=True)]
     groups = ["" if row is None else row.group for row in rows]
-    wanted = {name_key(name): name for name in leave_out}
-    known = {name_key(name) for name in (*labels, *names, *groups)}
+    wanted = {taxon_key(name): name for name in leave_out}
+    known = {taxon_key(name) for name in (*labels, *names, *groups)}
     if missing := [name for key, name in wanted.items() if key not in known]:
         raise UsageError(
             f"{list_some(missing)} is not a label, taxon or group here and cannot be left out; the taxa are "
             f"{list_some(sorted(set(names)), most=20)}"
         )
     is_left_out = [
-        label in uncounted or any(name_key(part) in wanted for part in (label, name, group))
+        label in uncounted or any(taxon_key(part) in wanted for part in (label, name, group))
         for label, name, group in zip(labels, names, groups, strict=True)
     ]
     taxa = list(dict.fromkeys(name for name, out in zip(names, is_left_out, strict=True) if not out))

@@ -1,4 +1,4 @@
-"""The rank that a prediction can defend: a genus if it is certain enough, else its family, else its group."""
+"""The rank that a prediction can defend: a genus if it is probable enough, else its family, else its group."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def defended_taxa(
     """Return the name that each prediction can defend, and its rank; both None if there is none.
 
     The probabilities of all classes of a taxon are summed. A class that is no taxon (wood, dirt) has no rank, and
-    counts at the rank of the classes. A coarser taxon of only one class is no more certain than that, and not reported.
+    counts at the rank of the classes. A coarser taxon of only one class is no better known than that, and not reported.
 
     probability: (n, classes).
     """

@@ -1,4 +1,4 @@
-"""Objects of a run at the places of labels: labels of earlier attempts, of other runs, and of missed objects.
+"""Objects of a run at the positions of labels: labels of earlier attempts, of other runs, and of missed objects.
 
 Detections of two attempts have other numbers, but lie on the same pixels. The boxes of both are matched one to one, the
 largest overlap first, from MATCH_IOU on. The um per pixel does not matter, because boxes are in level-0 px.
@@ -29,7 +29,7 @@ UNKNOWN_SCAN = (
     "its round does not record the scan, and it is of another run; import the label set into a new one with --run of "
     "the run that it was labelled in, and use that"
 )
-NO_OBJECT = "no object of the run lies at its place"
+NO_OBJECT = "no object of the run lies at its position"
 STILL_MISSED = "the detector missed it in this run, too"
 
 
@@ -43,13 +43,13 @@ class RunSlide:
 
 
 @dataclass(frozen=True)
-class Placement:
+class LabelMatches:
     """Where the labelled objects of a label set are in a run."""
 
     exact: int
     """Number of labelled objects of the run's own attempts."""
     moved: Mapping[ObjectKey, ObjectKey]
-    """Objects found at the place of labels of other attempts and of missed objects, by the key of the label."""
+    """Objects found at the position of labels of other attempts and of missed objects, by the key of the label."""
     without: Mapping[ObjectKey, str]
     """Labelled objects that the run does not have, with the reason."""
 
@@ -59,7 +59,7 @@ class Placement:
         return dict(sorted(Counter(self.without.values()).items()))
 
 
-def place_labels(labels: Mapping[ObjectKey, Label], store: RunStore) -> Placement:
+def match_labels(labels: Mapping[ObjectKey, Label], store: RunStore) -> LabelMatches:
     """Find the labelled objects, each with one label, in a run.
 
     A slide is the same if its scan is: by scan_id, else by size and bounds; a renamed slide is found by its scan_id.
@@ -75,27 +75,27 @@ def place_labels(labels: Mapping[ObjectKey, Label], store: RunStore) -> Placemen
     without: dict[ObjectKey, str] = {}
     to_match: dict[str, dict[str, list[ObjectKey]]] = {}
     for key, label in labels.items():
-        found = _slide_of(label, slides, slide_of_scan, digest)
-        if isinstance(found, str):
-            without[key] = found
-        elif not label.is_missed and label.attempt == found.attempt:
+        slide = _slide_of(label, slides, slide_of_scan, digest)
+        if isinstance(slide, str):
+            without[key] = slide
+        elif not label.is_missed and label.attempt == slide.attempt:
             exact += 1
         else:
             group = "" if label.is_missed else f"{label.slide_id} {label.attempt}"
-            to_match.setdefault(found.slide_id, {}).setdefault(group, []).append(key)
+            to_match.setdefault(slide.slide_id, {}).setdefault(group, []).append(key)
     moved: dict[ObjectKey, ObjectKey] = {}
     for slide_id, ids, boxes in _objects(store, sorted(to_match)):
         for keys in to_match[slide_id].values():
-            partners = match_boxes(np.array([labels[key].box for key in keys]), boxes)
+            partners = match_label_boxes(np.array([labels[key].box for key in keys]), boxes)
             for key, row in zip(keys, partners.tolist(), strict=True):
                 if row >= 0:
                     moved[key] = (slide_id, int(ids[row]), slides[slide_id].attempt)
                 else:
                     without[key] = STILL_MISSED if labels[key].is_missed else NO_OBJECT
-    return Placement(exact, moved, without)
+    return LabelMatches(exact, moved, without)
 
 
-def match_boxes(
+def match_label_boxes(
     first: NDArray[np.integer], second: NDArray[np.integer], *, iou: float = MATCH_IOU
 ) -> NDArray[np.int64]:
     """Match boxes (n, 4) with boxes (m, 4) one to one, the largest overlap first.
@@ -157,11 +157,11 @@ def _slide_of(
 
 def _unique_scans(slides: Iterable[RunSlide]) -> dict[str, RunSlide]:
     """Return slides by scan_id; scans that several slides show are left out."""
-    found: dict[str, list[RunSlide]] = {}
+    slides_of_scan: dict[str, list[RunSlide]] = {}
     for slide in slides:
         if slide.scan.scan_id:
-            found.setdefault(slide.scan.scan_id, []).append(slide)
-    return {scan_id: same[0] for scan_id, same in found.items() if len(same) == 1}
+            slides_of_scan.setdefault(slide.scan.scan_id, []).append(slide)
+    return {scan_id: same[0] for scan_id, same in slides_of_scan.items() if len(same) == 1}
 
 
 def _objects(

@@ -20,7 +20,7 @@ from fossilray.labels.current import labels_of_run
 from fossilray.labels.importing import import_label_round
 from fossilray.labels.label_set import MATCH_IOU
 from fossilray.labels.load import load_labels
-from fossilray.labels.places import match_boxes
+from fossilray.labels.matching import match_label_boxes
 from fossilray.labels.suggest.suggest import suggest_objects
 from fossilray.store import RunStore, open_run
 from fossilray.store.query.connection import connect, query_table
@@ -65,13 +65,13 @@ def test_a_re_run_by_another_threshold_keeps_the_labels_of_the_objects_it_finds_
         ("a-2030", 3): GENERA[0],
         ("a-2030", 4): GENERA[1],
     }
-    assert of_run.placement.reasons == {"no object of the run lies at its place": 4}
+    assert of_run.matches.reasons == {"no object of the run lies at its position": 4}
     found = load_labels(labels, run=again)
     assert found.findings.moved == 4
     assert len(found.findings.unreadable) == 4
     state = run_command("labels", "status", labels, "--run", again.url)
-    assert "4 of other attempts or runs, or missed, were found by place (IoU of at least 0.5)" in state
-    assert "4 have no partner in the run: no object of the run lies at its place" in state
+    assert "4 of other attempts or runs, or missed, were found by position (IoU of at least 0.5)" in state
+    assert "4 have no partner in the run: no object of the run lies at its position" in state
     report = suggest_objects(again, tmp_path / "next", count=5, labels=labels)
     assert (report.labelled, report.objects) == (4, 1)
 
@@ -91,7 +91,7 @@ def test_a_slide_is_the_same_only_on_the_same_pixels(
 ) -> None:
     of_run = labels_of_run(labels, a_run(tmp_path / "other", BOXES, **facts))
     assert len(of_run.current) == found
-    assert of_run.placement.reasons == ({} if reason is None else {reason: 8})
+    assert of_run.matches.reasons == ({} if reason is None else {reason: 8})
 
 
 def test_labels_of_two_runs_on_one_object_are_compared(labels: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ boxes = st.lists(
 def test_boxes_are_matched_one_to_one_and_no_better_pair_is_left(
     first: np.ndarray, second: np.ndarray
 ) -> None:
-    partner = match_boxes(first, second)
+    partner = match_label_boxes(first, second)
     overlap = box_iou(first[:, None], second[None])
     matched = partner[partner >= 0]
     assert len(set(matched.tolist())) == len(matched)
@@ -175,4 +175,4 @@ def test_an_old_label_set_is_brought_over_by_an_import_with_its_own_run(before: 
     assert report.round.labels == 8
     of_run = labels_of_run(tmp_path / "labels", again)
     assert [genus for _, genus in of_run.current] == ["Betula", "Alnus", "Betula"]
-    assert of_run.placement.reasons == {"its slide is not in the run": 3}
+    assert of_run.matches.reasons == {"its slide is not in the run": 3}
