@@ -136,7 +136,7 @@ def read_taxonomy(path: Path) -> Taxonomy:
     if not entries:
         raise role.damaged("it contains no taxa")
     fields = [(_fields(entry, error), error) for error, entry in entries]
-    if any("parent" in entry for entry, _ in fields):
+    if any("taxon" in entry for entry, _ in fields):
         return Taxonomy(_rows_of_parents(fields))
     return Taxonomy([(_row(entry, error), error) for entry, error in fields])
 
@@ -163,7 +163,7 @@ def _refuse_row(role: FileRole, row: int) -> Refusal:
 
 def _fields(entry: Mapping[Any, Any], refuse: Refusal) -> dict[str, Any]:
     fields = {str(name).strip().lower(): value for name, value in entry.items() if name is not None}
-    columns = _PARENT_COLUMNS if "parent" in fields else _COLUMNS
+    columns = _PARENT_COLUMNS if "taxon" in fields else _COLUMNS
     if unknown := sorted(set(fields) - set(columns)):
         raise refuse(f"it has {list_some(unknown)}, expected {', '.join(columns)}", unknown[0])
     listed = fields.get("synonyms") or ()
@@ -185,7 +185,7 @@ def _rows_of_parents(entries: Sequence[tuple[Mapping[str, Any], Refusal]]) -> li
     """Return a row for each taxon of (taxon, rank, parent), with the names of its parents."""
     taxa: dict[str, tuple[Mapping[str, Any], Refusal]] = {}
     for fields, refuse in entries:
-        if not fields["taxon"]:
+        if not fields.get("taxon"):
             raise refuse("it names no taxon", "taxon")
         if fields["rank"] not in RANKS:
             raise refuse(f"its rank is {fields['rank']!r:.40}, expected {', '.join(RANKS)}", "rank")
