@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def labels_in(out: Path) -> Any:
     rounds = [(one.number, one.labels, one.source, one.run_digest) for one in book.rounds()]
     return {
         "rounds": rounds,
-        "agreed": sorted(map(str, said.consensus.values())),
+        "agreed": sorted(str(replace(label, at="")) for label in said.consensus.values()),
         "conflicts": said.conflicts,
     }
 
