@@ -108,6 +108,8 @@ def describe_depth(slide: SlideSummary) -> str:
 
 def interval_of(slide: SlideSummary) -> tuple[float | None, float | None]:
     """Return top and base of a slide's sample in m of measured depth."""
+    if slide.top_depth_m is None or slide.base_depth_m is None:
+        return slide.measured_depth_m, slide.measured_depth_m
     return slide.top_depth_m, slide.base_depth_m
 
 

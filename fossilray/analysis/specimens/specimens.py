@@ -14,6 +14,7 @@ from fossilray.analysis.specimens.link import SCHEME, SpecimenLink, link_to, par
 from fossilray.core.boxes import box_iou
 from fossilray.core.errors import UsageError
 from fossilray.core.records import SlideSummary
+from fossilray.core.slide_names import parse_object_name
 from fossilray.core.text import list_some
 from fossilray.core.user_table import read_user_table
 from fossilray.store import RunStore
@@ -22,7 +23,6 @@ from fossilray.store.query.connection import (
     connect,
     create_objects_view,
     objects_where,
-    parse_object_name,
     query_table,
 )
 
