@@ -28,10 +28,15 @@ from fossilray.core.errors import UsageError
 from fossilray.core.text import counted
 
 if TYPE_CHECKING:
+    from fossilray.analysis.export.occurrences import OccurrenceSource
     from fossilray.analysis.export.tiles import TileCounts, TileOptions
     from fossilray.store import RunStore
 
-ExportForm = Literal["geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors"]
+ObjectForm = Literal["geojson", "csv", "imagefolder", "anndata", "vectors"]
+CountForm = Literal["dwca", "tilia", "stratabugs"]
+ExportForm = Literal[
+    "geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors", "dwca", "tilia", "stratabugs"
+]
 
 ExportOutOption = Annotated[
     Path,
@@ -39,7 +44,7 @@ ExportOutOption = Annotated[
         "--out",
         callback=outside_runs,
         help="Output folder (coco, yolo, imagefolder: a new one), folder or file (geojson), or file: .csv, .h5ad "
-        "(anndata), .parquet (vectors).",
+        "(anndata), .parquet (vectors), .zip (dwca), .xlsx (tilia).",
     ),
 ]
 ExportFormOption = Annotated[
@@ -47,7 +52,8 @@ ExportFormOption = Annotated[
     typer.Option(
         "--format",
         help="Output format: geojson opens in QuPath; coco and yolo hold images of the slides with boxes; imagefolder "
-        "holds crops by genus; anndata and vectors hold embeddings as float32.",
+        "holds crops by genus; anndata and vectors hold embeddings as float32; dwca is a Darwin Core archive; "
+        "tilia and stratabugs hold counts of a well by sample and taxon.",
     ),
 ]
 KeepBoundsOption = Annotated[
@@ -76,13 +82,34 @@ ValidationOption = Annotated[
         "slides; default: 0.2.",
     ),
 ]
+ExportLabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="Labelled crops of the run, a label set; their names go before predictions in dwca, tilia, stratabugs.",
+    ),
+]
+ExportWellOption = Annotated[
+    str | None, typer.Option("--well", help="Name of the well, as the catalog has it.")
+]
+CreatorOption = Annotated[
+    str | None,
+    typer.Option("--creator", help="dwca: person or organisation that publishes the data set; required."),
+]
+DatasetTitleOption = Annotated[str, typer.Option("--dataset-title", help="dwca: title of the data set.")]
+LicenceOption = Annotated[
+    str | None, typer.Option("--licence", help="dwca: licence of the data set, a text or a URL; required.")
+]
 SplitByOption = Annotated[
     SplitBy | None,
     typer.Option("--split-by", help="yolo: unit of the split, a well or a slide; default: auto."),
 ]
 
 _FORMS_OF_OPTION: dict[str, tuple[ExportForm, ...]] = {
-    "--predictions": ("geojson", "csv", "coco", "yolo", "imagefolder", "anndata"),
+    "--predictions": (
+        *("geojson", "csv", "coco", "yolo", "imagefolder", "anndata"),
+        *("dwca", "tilia", "stratabugs"),
+    ),
     "--keep-bounds": ("geojson",),
     "--embeddings": ("anndata", "vectors"),
     "--tile-px": ("coco", "yolo"),
@@ -90,6 +117,11 @@ _FORMS_OF_OPTION: dict[str, tuple[ExportForm, ...]] = {
     "--background": ("coco", "yolo"),
     "--validation": ("yolo",),
     "--split-by": ("yolo",),
+    "--labels": ("dwca", "tilia", "stratabugs"),
+    "--well": ("tilia", "stratabugs"),
+    "--creator": ("dwca",),
+    "--dataset-title": ("dwca",),
+    "--licence": ("dwca",),
 }
 
 
@@ -128,10 +160,15 @@ def export(
     background: BackgroundOption = None,
     validation: ValidationOption = None,
     split_by: SplitByOption = None,
+    labels: ExportLabelsOption = None,
+    well: ExportWellOption = None,
+    creator: CreatorOption = None,
+    dataset_title: DatasetTitleOption = "",
+    licence: LicenceOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Export objects to other programs: boxes, images to train on, or embeddings."""
+    """Export to other programs: boxes, images to train on, embeddings, occurrences or counts."""
     _check_options(
         form,
         {
@@ -143,6 +180,11 @@ def export(
             "--background": background,
             "--validation": validation,
             "--split-by": split_by,
+            "--labels": labels,
+            "--well": well,
+            "--creator": creator,
+            "--dataset-title": dataset_title or None,
+            "--licence": licence,
         },
     )
     request = _Request(open_store(run, config, set_), out_path, where, tuple(slide or ()), predictions)
@@ -154,6 +196,10 @@ def export(
             validation=0.2 if validation is None else validation,
             split_by=split_by or "auto",
         )
+    elif form == "dwca":
+        request.write_darwin_core(labels, dataset_title, creator, licence)
+    elif form == "tilia" or form == "stratabugs":  # noqa: PLR1714 (mypy does not narrow by `in`)
+        request.write_counts(form, labels, well)
     else:
         request.write_objects(form, embeddings=embeddings, keep_bounds=keep_bounds)
 
@@ -206,9 +252,48 @@ class _Request:
             f"them without objects -> {self.out}"
         )
 
+    def write_darwin_core(
+        self, labels: Path | None, title: str, creator: str | None, licence: str | None
+    ) -> None:
+        from fossilray.analysis.export.darwin_core import DatasetDescription, export_darwin_core
+
+        if not creator or not licence:
+            raise UsageError(
+                "a Darwin Core archive states who publishes it and under which licence; give --creator and --licence"
+            )
+        description = DatasetDescription(title or f"Microfossils of {self.store.url}", creator, licence)
+        written = export_darwin_core(self._occurrences(labels), self.out, description)
+        print_line(f"{counted(written.objects, 'occurrence')} -> {self.out}")
+        _print_left_out(without_genus=written.without_genus)
+
+    def write_counts(
+        self, form: Literal["tilia", "stratabugs"], labels: Path | None, well: str | None
+    ) -> None:
+        from fossilray.analysis.export.count_matrix import count_taxa
+        from fossilray.analysis.export.stratabugs import write_stratabugs
+        from fossilray.analysis.export.tilia import write_tilia
+
+        if well is None:
+            raise UsageError(f"--format {form} holds one well; name it with --well")
+        matrix = count_taxa(self._occurrences(labels), well)
+        write = write_tilia if form == "tilia" else write_stratabugs
+        write(matrix, self.out)
+        print_line(
+            f"{counted(matrix.objects, 'object')} of {counted(len(matrix.samples), 'sample')} in "
+            f"{len(matrix.taxa)} taxa, named by {matrix.basis} -> {self.out}"
+        )
+        _print_left_out(without_genus=matrix.unnamed)
+
+    def _occurrences(self, labels: Path | None) -> OccurrenceSource:
+        from fossilray.analysis.export.occurrences import OccurrenceSource
+
+        return OccurrenceSource(
+            self.store, labels=labels, head=self.predictions, where=self.where, slides=self.slides
+        )
+
     def write_objects(
         self,
-        form: Literal["geojson", "csv", "imagefolder", "anndata", "vectors"],
+        form: ObjectForm,
         *,
         embeddings: str | None,
         keep_bounds: bool,

@@ -84,6 +84,42 @@ def attempts_of(store: RunStore) -> dict[str, str]:
     return dict(zip(table["slide_id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
 
 
+@dataclass(frozen=True)
+class LabelledTaxon:
+    """The current label of an object, in words for other programs."""
+
+    taxon: str
+    """Empty if it names none, or names what is no fossil."""
+    qualifier: str
+    situation: str
+    who: str
+    at: str
+    remark: str
+
+
+def labelled_taxa(folder: Path, store: RunStore) -> dict[tuple[str, int], LabelledTaxon]:
+    """Return the current labels of a run's objects by slide_id and object_id; contradicting ones are left out.
+
+    Raises:
+        UsageError: the folder is not a label set.
+        StoreError: the label set is damaged, or the run cannot be read.
+    """
+    attempts = attempts_of(store)
+    taxa: dict[tuple[str, int], LabelledTaxon] = {}
+    for (slide_id, object_id, attempt), label in labels_of_run(folder, store).merged.consensus.items():
+        stated = label.occurrence
+        if attempts.get(slide_id) == attempt:
+            taxa[slide_id, object_id] = LabelledTaxon(
+                stated.taxon if stated.kind == "fossil" else "",
+                stated.qualifier or "",
+                stated.situation or "",
+                label.who,
+                label.at,
+                stated.remark,
+            )
+    return taxa
+
+
 def write_current_labels(labels: Labels, path: Path) -> None:
     """Write a CSV of slide_id, object_id, genus and who, as `classify train` and `labels import` read it.
 

@@ -43,8 +43,8 @@ EXEMPTIONS = {
     ),
     "--labels": Exemption(
         "Labelled crops",
-        ("suggest",),
-        "It takes a label set alone, which names the objects that are not suggested again.",
+        ("suggest", "export"),
+        "They take a label set alone; of `suggest`, it names the objects that are not suggested again.",
     ),
     "--limit": Exemption(
         "Maximum number of objects",

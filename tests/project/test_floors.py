@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "processing": "core render store models slides synthetic/archive",
     "evaluation": "core render models labels training store/files",
     "analysis": (
-        "core render store models slides/slide slides/identity labels/load labels/taxonomy processing/inference "
+        "core render store models slides/slide slides/identity labels/load labels/current "
+        "labels/taxonomy processing/inference "
         "training/curation"
     ),
     "jobs": "core store models slides processing training analysis/search",

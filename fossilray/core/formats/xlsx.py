@@ -6,7 +6,7 @@ import datetime
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -68,21 +68,31 @@ def write_xlsx(name: str, rows: Iterable[Sequence[str | int | float | None]]) ->
     Raises:
         ValueError: a text is longer than MAX_CELL_CHARACTERS.
     """
+    return write_sheets({name: rows})
+
+
+def write_sheets(sheets: Mapping[str, Iterable[Sequence[str | int | float | None]]]) -> bytes:
+    """Return a workbook of sheets by name, whose first rows stay visible.
+
+    Raises:
+        ValueError: a text is longer than MAX_CELL_CHARACTERS.
+    """
     import openpyxl
     from openpyxl.cell import WriteOnlyCell
 
     book = openpyxl.Workbook(write_only=True)
-    sheet = book.create_sheet(name)
-    sheet.freeze_panes = "A2"
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        sheet.freeze_panes = "A2"
 
-    def cell(value: str | float) -> WriteOnlyCell:
-        # The type is set after the value, or `=1+1` would be a formula, and of a number 16 digits would be kept.
-        made = WriteOnlyCell(sheet, value=_escape(value) if isinstance(value, str) else repr(value))
-        made.data_type = "s" if isinstance(value, str) else "n"
-        return made
+        def cell(value: str | float, sheet: Any = sheet) -> WriteOnlyCell:
+            # The type is set after the value, or `=1+1` would be a formula, and of a number 16 digits would be kept.
+            made = WriteOnlyCell(sheet, value=_escape(value) if isinstance(value, str) else repr(value))
+            made.data_type = "s" if isinstance(value, str) else "n"
+            return made
 
-    for row in rows:
-        sheet.append([None if value is None or value == "" else cell(value) for value in row])
+        for row in rows:
+            sheet.append([None if value is None or value == "" else cell(value) for value in row])
     sink = io.BytesIO()
     book.save(sink)
     return sink.getvalue()
