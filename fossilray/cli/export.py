@@ -51,9 +51,10 @@ ExportFormOption = Annotated[
     ExportForm,
     typer.Option(
         "--format",
-        help="Output format: geojson opens in QuPath; coco and yolo hold images of the slides with boxes; imagefolder "
-        "holds crops by genus; anndata and vectors hold embeddings as float32; dwca is a Darwin Core archive; "
-        "tilia and stratabugs hold counts of a well by sample and taxon.",
+        metavar="FORMAT",
+        help="Output format: geojson opens in QuPath; csv has a row per object; coco and yolo hold images of the "
+        "slides with boxes; imagefolder holds crops by genus; anndata and vectors hold embeddings as float32; dwca is "
+        "a Darwin Core archive; tilia and stratabugs hold counts of a well by sample and taxon.",
     ),
 ]
 KeepBoundsOption = Annotated[

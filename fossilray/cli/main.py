@@ -63,8 +63,6 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
         "status": results.run_status,
         "report": results.report,
         "query": results.query_run,
-        "crops": export.crops,
-        "export": export.export,
         "chart": chart.chart,
         "samples": Subcommands(
             "Export and correct wells, depths and samples of a run's slides.",
@@ -74,6 +72,10 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
                 "history": samples.history,
             },
         ),
+    },
+    "Export and cite": {
+        "crops": export.crops,
+        "export": export.export,
         "cite": specimens.cite,
         "plate": specimens.plate,
     },
