@@ -258,8 +258,13 @@ class SlideAttempt:
             longest_um_quartiles=longest_um_quartiles(info, merged.boxes),
             extra=self._row.extra,
             planes_read=planes_read,
-            top_depth_m=self._row.top_depth_m,
-            base_depth_m=self._row.base_depth_m,
+            # A sample of one depth has equal ends.
+            top_depth_m=self._row.measured_depth_m
+            if self._row.top_depth_m is None
+            else self._row.top_depth_m,
+            base_depth_m=self._row.measured_depth_m
+            if self._row.base_depth_m is None
+            else self._row.base_depth_m,
             depth_unit=self._row.depth_unit,
             sample_type=self._row.sample_type,
             preparation=self._row.preparation,

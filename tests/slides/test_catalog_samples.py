@@ -43,7 +43,7 @@ def test_an_interval_in_a_name_is_in_the_catalog_and_is_read_from_it(tmp_path: P
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
-        ("2030,,,,,", (2030.0, 2030.0, 2030.0, None, None, None)),
+        ("2030,,,,,", (2030.0, None, None, None, None, None)),
         (",2030,2040,ft,SWC,kerogen", (2035.0, 2030.0, 2040.0, "ft", "side-wall core", "kerogen")),
         ("2031,2030,2040,feet,composite,", (2031.0, 2030.0, 2040.0, "ft", "composite", None)),
         (",,,,Ditch Cuttings,", (None, None, None, None, "ditch cuttings", None)),

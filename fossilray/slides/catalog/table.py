@@ -191,12 +191,8 @@ def _sample_values(row: TableRow, values: Mapping[str, Any]) -> dict[str, object
     unit = values["depth_unit"]
     if unit is not None and normalise_unit(str(unit)) is None:
         raise row.error(f"depth_unit is {unit!r:.40}; write m or ft", "depth_unit")
-    if top is None:
-        top = base = depth
     return {
         "measured_depth_m": mid_depth(top, base) if depth is None else depth,
-        "top_depth_m": top,
-        "base_depth_m": base,
         "depth_unit": None if unit is None else normalise_unit(str(unit)),
         "sample_type": normalise_sample_type(values["sample_type"] or ""),
     }
