@@ -83,6 +83,7 @@ def _is_image(file: Path) -> bool:
     if file.suffix.lower() not in TIFF_SUFFIXES:
         return looks_like_a_field(file.name)
     try:
-        return is_field_file(file)
+        # A pipe would be waited for without end.
+        return file.is_file() and is_field_file(file)
     except OSError:
         return False
