@@ -154,6 +154,17 @@ def test_a_matrix_has_samples_analyses_and_barren_ones(store: RunStore, tmp_path
     assert row[5] == "barren"
 
 
+def test_a_sample_of_which_nothing_is_labelled_is_not_barren(
+    store: RunStore, labelled: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "census.csv"
+    words = ("--format", "stratabugs", "--well", WELL, "--labels", labelled, "--predictions", "none")
+    run_command("export", store.url, *words, "--out", out)
+    with out.open(newline="") as file:
+        rows = list(csv.reader(file))[3:]
+    assert [row[5] for row in rows] == ["analysed", "prepared", "prepared"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,8 +1,8 @@
 """A matrix of counts in the terms of StrataBugs: types of samples, analyses, qualifiers and situations.
 
 StrataData's pages state the types of samples (CU cuttings, SC sidewall core, CO core, OC outcrop) and that an analysis
-is analysed or barren. The layout of a file that StrataBugs imports as a table is not published; this one is read by
-column, and its first three rows name a column's taxon, qualifier and situation.
+is prepared, analysed or barren. The layout of a file that StrataBugs imports as a table is not published; this one is
+read by column, and its first three rows name a column's taxon, qualifier and situation.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def write_stratabugs(matrix: CountMatrix, out: Path) -> None:
                     sample.top_m,
                     sample.base_m,
                     _type_code(sample),
-                    "analysed" if sample.counts else "barren",
+                    _state_of(sample),
                     sample.unnamed,
                     matrix.basis,
                     *(sample.counts[name] or "" for name in matrix.taxa),
@@ -63,3 +63,10 @@ def write_stratabugs(matrix: CountMatrix, out: Path) -> None:
 def _type_code(sample: CountedSample) -> str:
     kind = sample.sample_type or ""
     return SAMPLE_TYPE_CODES.get(kind, kind)
+
+
+def _state_of(sample: CountedSample) -> str:
+    """`analysed`, `barren`, or `prepared` where there are objects but none has a name."""
+    if sample.counts:
+        return "analysed"
+    return "prepared" if sample.unnamed else "barren"
