@@ -52,7 +52,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tifffile.imwrite(root / "noname" / "photo.btf", GREY, photometric="rgb")
     touch(root, *(f"fields/{number}.jpg" for number in range(12)), "fields/a.PNG")
     touch(root, "b.zip", "c.zip", "d.vsi", "e.nd2", "notes.docx")
-    touch(root, ".hidden", "Thumbs.db", "~$list.xlsx", "catalog.csv", "two.json", "fields.json")
+    touch(
+        root, ".hidden", "Thumbs.db", "~$list.xlsx", "catalog.csv", "two.json", "two.tif.json", "fields.json"
+    )
     return root
 
 

@@ -23,7 +23,7 @@ from fossilray.core.config import StoreConfig, load_config
 from fossilray.core.errors import MissingResolution, NotASlide, TooLarge, UnsupportedSlide
 from fossilray.core.records import WorkItem
 from fossilray.processing.worker import SlideWorker
-from fossilray.slides.catalog import find_slides, read_catalog_file, write_catalog
+from fossilray.slides.catalog import fill_in_mpp, find_slides, read_catalog_file, write_catalog
 from fossilray.slides.fields.image_header import HEADER_BYTES, read_header
 from fossilray.slides.slide import open_slide
 from fossilray.store import RunStore
@@ -183,6 +183,9 @@ def test_the_resolution_of_printers_is_not_believed(
     (row,) = find_slides(str(tmp_path)).rows
     assert row.mpp == (None if mpp is None else pytest.approx(mpp, rel=1e-3))
     if mpp is None:
+        assert [doubt.code for doubt in row.doubts or ()] == ["mpp-implausible"]
+        (filled,) = fill_in_mpp(find_slides(str(tmp_path)), MPP).rows
+        assert (filled.mpp, filled.mpp_from, filled.doubts) == (MPP, "config", ()), "as when it is processed"
         with pytest.raises(MissingResolution, match=r"no microscope has.*--mpp.*fields\.json"):
             open_slide(path)
 
@@ -202,6 +205,8 @@ def test_the_resolution_comes_from_the_catalog_then_the_sidecar_then_the_image(t
     (tmp_path / "a.json").write_text('{"mpp": 0.3, "exposure": 3}')
     assert chosen() == (0.3, "sidecar")
     assert chosen(catalog_mpp=0.3) == (0.3, "sidecar")
+    (tmp_path / "a.png.json").write_text('{"mpp": 0.35}')
+    assert chosen() == (0.35, "sidecar"), "of this image, not of an a.jpg beside it"
     assert chosen(catalog_mpp=0.4) == (0.4, "catalog")
     assert chosen(catalog_mpp=0.4, mpp_override=0.5) == (0.5, "config")
 

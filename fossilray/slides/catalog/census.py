@@ -201,7 +201,8 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_sidecar(name: str, stems: Collection[str]) -> bool:
-    return PurePosixPath(name).stem in stems or name == "fields.json"
+    stem = PurePosixPath(name).stem
+    return stem in stems or PurePosixPath(stem).stem in stems or name == "fields.json"
 
 
 def _is_part(name: str, virtual: Iterable[str]) -> bool:

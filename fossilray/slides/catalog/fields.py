@@ -59,11 +59,14 @@ def fill_in_mpp(catalog: Catalog, mpp: float | None) -> Catalog:
     """Return the catalog with `mpp` for slides and fields of view that state no um per px; None: as it is."""
     if mpp is None:
         return catalog
-    rows = [
-        replace(row, mpp=mpp, mpp_from="config") if row.mpp is None and not _is_unequal(row) else row
-        for row in catalog.rows
-    ]
+    rows = [_with_mpp(row, mpp) if row.mpp is None and not _is_unequal(row) else row for row in catalog.rows]
     return replace(catalog, rows=rows)
+
+
+def _with_mpp(row: CatalogRow, mpp: float) -> CatalogRow:
+    """Return a row with `mpp`, less the doubt of a value that it states and that is not used, as when processed."""
+    doubts = tuple(doubt for doubt in row.doubts or () if doubt.code != "mpp-implausible")
+    return replace(row, mpp=mpp, mpp_from="config", doubts=row.doubts and doubts)
 
 
 def _is_unequal(row: CatalogRow) -> bool:

@@ -1,6 +1,6 @@
 """Resolution of fields of view in a small JSON file beside them, which camera software does not write into images.
 
-`NAME.json` states it for the image NAME, `fields.json` for the images of its folder: `{"mpp": 0.12}`.
+`IMAGE.jpg.json` or `IMAGE.json` states it for `IMAGE.jpg`, `fields.json` for the images of its folder: `{"mpp": 0.12}`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def find_mpp(image: str, read: Callable[[str], bytes | None], *, where: str) -> 
     return None
 
 
-def sidecar_names(image: str) -> tuple[str, str]:
+def sidecar_names(image: str) -> tuple[str, ...]:
     """Return the names of the files that may state the resolution of an image, in the order in which they count."""
-    return f"{PurePosixPath(image).stem}.json", FOLDER_SIDECAR
+    return f"{image}.json", f"{PurePosixPath(image).stem}.json", FOLDER_SIDECAR
 
 
 def source_of_mpp(source: str, listed: str | None) -> str:
