@@ -278,7 +278,7 @@ LIES: dict[str, Lie] = {
     "levels not marked": Lie(_unmarked_levels, ("levels-missing",)),
     "tiles of 0 bytes": Lie(_tiles(StoredTile.empty, share=0.03), ("tiles-missing",)),
     "many tiles of 0 bytes": Lie(
-        _tiles(StoredTile.empty, share=0.3), ("TooManyUnreadableTiles",), ("tiles-missing",)
+        _tiles(StoredTile.empty, share=0.3), ("TooManyUnreadableTiles", "tiles-missing")
     ),
     "tiles beyond the file": Lie(_tiles(StoredTile.point_beyond, share=0.03), ("tiles-missing",)),
     "corrupt tiles": Lie(_tiles(StoredTile.corrupt, share=0.03), ("tiles-missing",)),

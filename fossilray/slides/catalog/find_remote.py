@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import itertools
 from array import array
@@ -27,6 +26,7 @@ from fossilray.core.user_table import MAX_BYTES
 from fossilray.slides.catalog.census import Census, is_own_folder
 from fossilray.slides.catalog.fields import looks_like_a_field, names_images
 from fossilray.slides.catalog.remote_fields import choose_remote_fields, remote_sidecar_mpp
+from fossilray.slides.catalog.remote_globs import matches_url_glob, root_of_url_glob
 from fossilray.slides.catalog.series import catalog_of, first_of_series
 from fossilray.slides.catalog.sites import check_search_time
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
@@ -132,7 +132,7 @@ def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NameP
         above = root.rpartition("/")[0]
         return _catalog(source, above, [file], None, pattern)
     if glob.has_magic(key):
-        above = _root_of_glob(root)
+        above = root_of_url_glob(root)
         listing = _survey(source.walk(above))
         parts = tuple(root[len(above) + 1 :].split("/"))
         census = Census()
@@ -144,7 +144,7 @@ def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NameP
                 {
                     name: file
                     for name, file in packed.files(folder).items()
-                    if _matches(tuple(file.url[len(above) + 1 :].split("/")), parts)
+                    if matches_url_glob(tuple(file.url[len(above) + 1 :].split("/")), parts)
                 },
                 Census() if any(map(is_slidedat, packed.names)) else census,
             )
@@ -381,23 +381,3 @@ def _relative(url: str, root: str) -> str:
 
 def _looks_like_a_slide(url: str) -> bool:
     return PurePosixPath(url).suffix.lower() in SLIDE_SUFFIXES
-
-
-def _root_of_glob(url: str) -> str:
-    """Return the folder URL that the pattern names before its first wildcard."""
-    parts = url.split("/")
-    first = next(number for number, part in enumerate(parts) if number > 2 and glob.has_magic(part))
-    return "/".join(parts[:first])
-
-
-def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Return whether a path matches a glob as on a disk: `*` within a name, `**` over folders, neither hidden ones."""
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        if _matches(parts, pattern[1:]):
-            return True
-        return bool(parts) and not parts[0].startswith(".") and _matches(parts[1:], pattern)
-    if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
-        return False
-    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
