@@ -91,6 +91,15 @@ MatchDistanceOption = Annotated[
     ),
 ]
 
+ExpertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--expert",
+        help="Table (.csv, .xlsx, .ods, .parquet) of human counts of the same samples to compare with: slide_id or "
+        "measured_depth_m, taxon, count; or a matrix of samples and taxa.",
+    ),
+]
+
 
 def chart(
     run: RunArgument,
@@ -110,6 +119,7 @@ def chart(
     zones: ZonesOption = None,
     match: MatchOption = None,
     match_distance: MatchDistanceOption = 0.15,
+    expert: ExpertOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -117,6 +127,8 @@ def chart(
     """Draw a well's range chart: taxa against depth with intervals, diversity, zones, a match with another well."""
     from fossilray.analysis.stratigraphy.chart import ChartOptions, compute_chart
     from fossilray.analysis.stratigraphy.confusion import read_confusion
+    from fossilray.analysis.stratigraphy.expert.comparison import compare_with_expert, describe_comparison
+    from fossilray.analysis.stratigraphy.expert.counts import read_expert_counts
     from fossilray.analysis.stratigraphy.match import match_wells
     from fossilray.analysis.stratigraphy.page import describe_findings, write_chart
     from fossilray.analysis.stratigraphy.samples import read_depths
@@ -140,12 +152,16 @@ def chart(
         unique_scans=unique_scans,
         head=predictions,
     )
+    counts = None if expert is None else read_expert_counts(expert)
     store = open_store(run, config, set_)
     charted, matched = compute_chart(store, well, options), None
     if match is not None:
         other = compute_chart(store, match, options)
         matched = match_wells(charted, other, match_distance=match_distance, seed=seed)
-    page = write_chart(charted, out_dir, matched=matched)
+    compared = None if counts is None else compare_with_expert(store, charted, counts)
+    page = write_chart(charted, out_dir, matched=matched, compared=compared)
     for sentence in describe_findings(charted, matched):
+        print_line(sentence)
+    for sentence in () if compared is None else describe_comparison(compared):
         print_line(sentence)
     print_line(f"page: {page}")

@@ -84,14 +84,7 @@ def estimate_shares(
     corrected = _sum_taxa(correct_confusion(padded, mean), taxon_of_label, taxa)
     objects = np.nan_to_num(corrected.sum(axis=1)) * padded.sum(axis=1)
     shares = _normalise(corrected)
-    drawn = np.concatenate(
-        [
-            _draw(padded, parameters, min(_DRAWS_AT_ONCE, draws - first), rng)
-            @ _membership(taxon_of_label, taxa)
-            for first in range(0, draws, _DRAWS_AT_ONCE)
-        ]
-    )
-    drawn = _normalise(drawn)
+    drawn = draw_shares(counts, taxon_of_label, taxa, confusion=confusion, draws=draws, rng=rng)
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     # EM approaches 0 without reaching it; less than half an object counts as 0.
@@ -108,6 +101,32 @@ def estimate_shares(
         least,
         objects,
     )
+
+
+def draw_shares(
+    counts: NDArray[np.int64],
+    taxon_of_label: NDArray[np.int64],
+    taxa: int,
+    *,
+    confusion: Confusion | None,
+    draws: int = DRAWS,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return shares (draws, samples, taxa) of the Bayesian bootstrap; nan in a sample without objects.
+
+    Args: as of `estimate_shares`. Without a confusion matrix only the sampling error is drawn.
+    """
+    classes = counts.shape[1] if confusion is None else len(confusion.classes)
+    parameters = np.zeros((0, 0)) if confusion is None else confusion.dirichlet_parameters
+    padded = np.zeros((len(counts), classes), np.float64)
+    padded[:, : counts.shape[1]] = counts
+    membership = _membership(taxon_of_label, taxa)
+    batches = []
+    for first in range(0, draws, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, draws - first)
+        shares = _resample(padded, size, rng) if confusion is None else _draw(padded, parameters, size, rng)
+        batches.append(shares @ membership)
+    return _normalise(np.concatenate(batches))
 
 
 @dataclass(frozen=True)
@@ -215,10 +234,16 @@ def _draw(
     """Return shares (draws, samples, classes) from bootstrap draws of the predictions and the confusion matrix."""
     confusion = rng.standard_gamma(np.broadcast_to(parameters, (draws, *parameters.shape)))
     confusion /= np.maximum(confusion.sum(axis=-1, keepdims=True), 1e-300)
+    resampled = _resample(counts, draws, rng)
+    return correct_confusion(resampled, confusion)
+
+
+def _resample(counts: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return weights (draws, samples, classes) of the predictions; 0 in a sample without objects."""
     # A prior of one object, divided among all classes, lets a class occur that was never predicted.
     resampled = rng.standard_gamma(np.broadcast_to(counts + 1 / counts.shape[1], (draws, *counts.shape)))
     resampled[:, counts.sum(axis=1) == 0] = 0
-    return correct_confusion(resampled, confusion)
+    return resampled
 
 
 def _sum_taxa(

@@ -13,6 +13,8 @@ import numpy as np
 
 from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.diversity import rarefy, round_counts
+from fossilray.analysis.stratigraphy.expert.comparison import ExpertComparison, describe_comparison
+from fossilray.analysis.stratigraphy.expert.files import draw_comparison, expert_tables
 from fossilray.analysis.stratigraphy.match import MatchedWells, describe_match, draw_match
 from fossilray.analysis.stratigraphy.print_style import INK, QUIET, print_style, to_bytes
 from fossilray.analysis.stratigraphy.range_chart import GROUP_COLOURS, draw_chart
@@ -28,7 +30,13 @@ if TYPE_CHECKING:
 PAGE = "chart.html"
 
 
-def write_chart(chart: WellChart, out: Path, *, matched: MatchedWells | None = None) -> Path:
+def write_chart(
+    chart: WellChart,
+    out: Path,
+    *,
+    matched: MatchedWells | None = None,
+    compared: ExpertComparison | None = None,
+) -> Path:
     """Write figures as SVG and PNG, tables as CSV and a page into a folder, and return the path of the page.
 
     Raises:
@@ -47,10 +55,13 @@ def write_chart(chart: WellChart, out: Path, *, matched: MatchedWells | None = N
     files = well_tables(chart)
     if matched is not None:
         files["correlation.csv"] = match_table(matched)
+    if compared is not None:
+        figures["expert"] = draw_comparison(compared)
+        files |= expert_tables(compared)
     for name, figure in figures.items():
         files[f"{name}.svg"] = to_bytes(figure, "svg", name=name)
         files[f"{name}.png"] = to_bytes(figure, "png", name=name)
-    files[PAGE] = _render(chart, matched, files).encode()
+    files[PAGE] = _render(chart, matched, compared, files).encode()
     for name, content in files.items():
         write_atomically(out / name, content)
     return out / PAGE
@@ -194,7 +205,13 @@ def _describe_samples(chart: WellChart) -> Iterator[str]:
         yield f"{unclassified:,} objects are not classified, because their pixels could not be read"
 
 
-def _render(chart: WellChart, matched: MatchedWells | None, files: Mapping[str, bytes]) -> str:
+def _render(
+    chart: WellChart,
+    matched: MatchedWells | None,
+    compared: ExpertComparison | None,
+    files: Mapping[str, bytes],
+) -> str:
+    of_expert = [] if compared is None else describe_comparison(compared)
     return (
         template_environment()
         .get_template("chart.html.j2")
@@ -202,6 +219,7 @@ def _render(chart: WellChart, matched: MatchedWells | None, files: Mapping[str, 
             chart=chart,
             well=strip_control_characters(chart.well),
             findings=[strip_control_characters(sentence) for sentence in describe_findings(chart, matched)],
+            of_expert=[strip_control_characters(sentence) for sentence in of_expert],
             pictures={
                 name.removesuffix(".svg"): svg_uri(content)
                 for name, content in files.items()

@@ -49,6 +49,7 @@ class WellSample:
     """Objects without one, because their pixels could not be read."""
     lost_share: float
     """Share that could not be read, of the finest pass's foreground and of the crops together."""
+    slide_ids: tuple[str, ...] = ()
 
     @property
     def interval(self) -> str:
@@ -198,6 +199,7 @@ def _well_sample(
         objects=sample.total,
         unclassified=sample.unclassified,
         lost_share=_lost_share(slides),
+        slide_ids=sample.slide_ids,
     )
 
 

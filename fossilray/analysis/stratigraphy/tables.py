@@ -20,15 +20,17 @@ def well_tables(chart: WellChart) -> dict[str, bytes]:
         "counts.csv": _matrix(chart, np.round(chart.counts, 1).tolist()),
         "percent.csv": _matrix(chart, np.round(100 * np.nan_to_num(chart.estimate.shares), 2).tolist()),
         "called.csv": _matrix(chart, chart.predicted_counts.tolist()),
-        "intervals.csv": _csv(_INTERVALS, _interval_rows(chart)),
-        "samples.csv": _csv(_SAMPLES, _sample_rows(chart)),
-        "ranges.csv": _csv(_RANGES, _range_rows(chart)),
-        "zones.csv": _csv(_ZONES, _zone_rows(chart)),
+        "intervals.csv": write_csv(_INTERVALS, _interval_rows(chart)),
+        "samples.csv": write_csv(_SAMPLES, _sample_rows(chart)),
+        "ranges.csv": write_csv(_RANGES, _range_rows(chart)),
+        "zones.csv": write_csv(_ZONES, _zone_rows(chart)),
         **(
             {}
             if chart.concentrations is None
             else {
-                "concentrations.csv": _csv(_CONCENTRATIONS, _concentration_rows(chart, chart.concentrations))
+                "concentrations.csv": write_csv(
+                    _CONCENTRATIONS, _concentration_rows(chart, chart.concentrations)
+                )
             }
         ),
     }
@@ -36,7 +38,7 @@ def well_tables(chart: WellChart) -> dict[str, bytes]:
 
 def match_table(matched: MatchedWells) -> bytes:
     """Return a CSV of matching samples of two wells, from the top down."""
-    return _csv(
+    return write_csv(
         ("first_well", "first_depth_m", "second_well", "second_depth_m", "squared_chord_distance"),
         (
             (matched.first.well, upper, matched.second.well, lower, round(float(distance), 4))
@@ -74,7 +76,7 @@ def _matrix(chart: WellChart, values: Sequence[Sequence[float]]) -> bytes:
         (taxon, group, *(row[column] for row in values))
         for column, (taxon, group) in enumerate(zip(chart.taxa, chart.groups, strict=True))
     )
-    return _csv(("taxon", "group", *depths), rows)
+    return write_csv(("taxon", "group", *depths), rows)
 
 
 def _headings(chart: WellChart) -> list[str]:
@@ -87,14 +89,14 @@ def _headings(chart: WellChart) -> list[str]:
     ]
 
 
-def _depths_and_type(sample: WellSample) -> tuple[str, str, str, str]:
+def depth_columns(sample: WellSample) -> tuple[str, str, str, str]:
     """Return the columns with the depths and the type of a sample."""
     return f"{sample.depth_m:g}", f"{sample.top_m:g}", f"{sample.base_m:g}", sample.sample_type or ""
 
 
 def _range_rows(chart: WellChart) -> Iterable[Sequence[object]]:
     def ends_and_type(row: int | None) -> tuple[str, str, str]:
-        return ("", "", "") if row is None else _depths_and_type(chart.well_samples.samples[row])[1:]
+        return ("", "", "") if row is None else depth_columns(chart.well_samples.samples[row])[1:]
 
     for taxon, group, range_ in zip(chart.taxa, chart.groups, chart.ranges, strict=True):
         yield (
@@ -109,7 +111,7 @@ def _concentration_rows(chart: WellChart, concentrations: Concentrations) -> Ite
             continue
         for column, taxon in enumerate((*chart.taxa, "all taxa")):
             yield (
-                chart.well, *_depths_and_type(sample), taxon, round(float(concentrations.markers[row]), 1),
+                chart.well, *depth_columns(sample), taxon, round(float(concentrations.markers[row]), 1),
                 concentrations.units[row],
                 *(
                     float(f"{values[row, column]:.5g}")
@@ -126,7 +128,7 @@ def _interval_rows(chart: WellChart) -> Iterable[Sequence[object]]:
         for column, (taxon, group) in enumerate(zip(chart.taxa, chart.groups, strict=True)):
             shares = [float(values[row, column]) for values in (estimate.shares, estimate.low, estimate.high)]
             yield (
-                chart.well, *_depths_and_type(sample), taxon, group, int(chart.predicted_counts[row, column]),
+                chart.well, *depth_columns(sample), taxon, group, int(chart.predicted_counts[row, column]),
                 *(round(share * float(estimate.objects[row]), 1) for share in shares),
                 *(round(100 * share, 2) for share in shares),
                 bool(estimate.present_low[row, column] > 0),
@@ -145,7 +147,7 @@ def _sample_rows(chart: WellChart) -> Iterable[Sequence[object]]:
             *(["lossy"] if sample.is_lossy else []),
         ]
         yield (
-            chart.well, *_depths_and_type(sample),
+            chart.well, *depth_columns(sample),
             sample.slides, sample.classified, sample.objects, sample.unclassified,
             round(float(chart.estimate.objects[row]), 1), round(100 * sample.lost_share, 3),
             "; ".join(state), f"Z{zone_of[row]}" if row in zone_of else "", index.richness,
@@ -169,7 +171,8 @@ def _round(value: float) -> float | str:
     return round(value, 4) if np.isfinite(value) else ""
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+def write_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """Return a table as CSV in UTF-8."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)

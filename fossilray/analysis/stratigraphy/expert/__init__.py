@@ -1,0 +1,1 @@
+"""Human counts of a well's samples beside the counts of its chart."""
