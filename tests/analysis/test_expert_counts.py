@@ -17,8 +17,8 @@ from support.synthetic_well import TAXA, WELL, make_truth, start_run, write_well
 from fossilray.analysis.stratigraphy.chart import ChartOptions, WellChart, compute_chart
 from fossilray.analysis.stratigraphy.expert.counts import read_expert_counts
 from fossilray.analysis.stratigraphy.expert.matching import MatchedCounts, match_counts
-from fossilray.labels.taxonomy import read_taxonomy
 from fossilray.core.errors import UsageError
+from fossilray.labels.taxonomy import read_taxonomy
 from fossilray.store import RunStore
 
 TRUTH = make_truth(samples=8, crops=200)

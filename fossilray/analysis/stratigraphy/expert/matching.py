@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.expert.counts import ExpertCount, ExpertCounts, ExpertSample
 from fossilray.analysis.stratigraphy.samples import WellSample
-from fossilray.labels.taxonomy import lineage_of, taxon_key
 from fossilray.core.site_names import normalise_well, well_key
 from fossilray.core.text import counted, list_some
+from fossilray.labels.taxonomy import lineage_of, taxon_key
 
 _ROUNDING_M = 0.01
 
