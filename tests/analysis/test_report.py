@@ -12,7 +12,13 @@ from support.small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, start_ru
 from fossilray.analysis.report import write_report
 from fossilray.analysis.report.contact_sheets import arrange_on_grid
 from fossilray.analysis.report.figures import DepthSample, Distributions, draw_depth_chart, draw_distributions
-from fossilray.analysis.report.statistics import MAX_SAMPLED_SLIDES, choose_sample, total, write_headline
+from fossilray.analysis.report.statistics import (
+    MAX_SAMPLED_SLIDES,
+    chart_labels,
+    choose_sample,
+    total,
+    write_headline,
+)
 from fossilray.core.errors import RunNotFound, UsageError
 from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.store import RunStore
@@ -184,6 +190,13 @@ def test_the_headline_names_the_slide_of_highest_density(store: RunStore) -> Non
 
 def test_lost_share_is_of_the_tiles_in_the_foreground(store: RunStore) -> None:
     assert total(store.summaries()).lost_share == pytest.approx(4 / 80)
+
+
+def test_photographs_of_one_name_are_told_apart_in_a_chart(store: RunStore) -> None:
+    slide = next(iter(store.summaries()))
+    paths = {"2030m__1.jpg": "/p/2030m/1.jpg", "2040m__1.jpg": "/p/2040m/1.jpg", "a": "/p/a.mrxs"}
+    slides = [replace(slide, slide_id=slide_id, path=path) for slide_id, path in paths.items()]
+    assert list(chart_labels(slides).values()) == ["2030m__1.jpg", "2040m__1.jpg", "a"]
 
 
 def test_the_depth_axis_of_a_chart_has_the_depths_of_its_samples() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.analysis.report.statistics import chart_labels
 from fossilray.core.records import SlideSummary
 from fossilray.store.query.connection import query_table
 
@@ -90,7 +90,10 @@ def gather_assemblages(
         groups.setdefault(key, []).append(slide)
     counts = _count(con, slides[0].well)
     names = sorted({genus for genera in counts.values() for genus in genera if genus is not None})
-    samples = [_sample(group, names, counts, classified) for group in groups.values()]
+    labels = chart_labels(shown)
+    samples = [
+        _sample(group, labels[group[0].slide_id], names, counts, classified) for group in groups.values()
+    ]
     order = _order(np.array([sample.counts for sample in samples]), by_depth=bool(with_depth))
     return Assemblages(
         well=slides[0].well,
@@ -119,13 +122,14 @@ def _count(con: Connection, well: str) -> dict[str, dict[str | None, int]]:
 
 def _sample(
     group: Sequence[SlideSummary],
+    label: str,
     names: Sequence[str],
     counts: dict[str, dict[str | None, int]],
     classified: Collection[str],
 ) -> TaxonSample:
     genera = [counts.get(slide.slide_id, {}) for slide in group if slide.slide_id in classified]
     return TaxonSample(
-        label=PurePosixPath(group[0].path).stem,
+        label=label,
         depth_m=group[0].measured_depth_m,
         top_m=group[0].top_depth_m,
         base_m=group[0].base_depth_m,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -151,9 +152,13 @@ def chart_wells(con: Connection, slides: Sequence[SlideSummary]) -> Iterator[Wel
         for slide in shown:
             key = slide.slide_id if slide.measured_depth_m is None else slide.measured_depth_m
             groups.setdefault(key, []).append(slide)
+        labels = chart_labels(shown)
         yield WellDepthChart(
             well=well,
-            samples=tuple(_sample(group, measures.get((well, key))) for key, group in groups.items()),
+            samples=tuple(
+                _sample(group, labels[group[0].slide_id], measures.get((well, key)))
+                for key, group in groups.items()
+            ),
             slides=len(of_well),
             objects=sum(slide.objects for slide in of_well),
             left_out=len(of_well) - len(shown),
@@ -301,9 +306,16 @@ def _measures(con: Connection) -> dict[tuple[str, float | str], _Measures]:
     return measures
 
 
-def _sample(group: Sequence[SlideSummary], measures: _Measures | None) -> DepthSample:
+def chart_labels(slides: Iterable[SlideSummary]) -> dict[str, str]:
+    """Return a name for each slide in a chart, by slide_id: that of its file; its slide_id where others have that."""
+    stems = {slide.slide_id: PurePosixPath(slide.path).stem for slide in slides}
+    counts = Counter(stems.values())
+    return {slide_id: stem if counts[stem] == 1 else slide_id for slide_id, stem in stems.items()}
+
+
+def _sample(group: Sequence[SlideSummary], label: str, measures: _Measures | None) -> DepthSample:
     return DepthSample(
-        label=PurePosixPath(group[0].path).stem,
+        label=label,
         depth_m=group[0].measured_depth_m,
         top_m=group[0].top_depth_m,
         base_m=group[0].base_depth_m,
