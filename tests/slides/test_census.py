@@ -85,6 +85,7 @@ def test_globs_find_the_same_slides(archive: Path) -> None:
     by_folder, by_glob = find_slides(str(archive)), find_slides(f"{archive}/**/*")
     assert by_glob.rows == by_folder.rows
     assert by_glob.notes == by_folder.notes
+    assert find_slides(f"{archive}/*.nope").notes == ("no name matches",), "the folder is not empty"
 
 
 def test_an_object_store_has_the_same_census_and_slides(archive: Path, s3_run: S3) -> None:

@@ -75,7 +75,7 @@ def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None)
         return _checked(remote, pattern, name_pattern)
     path = Path(target.removeprefix("file://"))
     unlisted: list[tuple[Path, OSError]] = []
-    census = Census()
+    census, is_unmatched = Census(), False
     mode = _mode(path)
     if S_ISREG(mode) and path.suffix.lower() in CATALOG_SUFFIXES:
         return read_catalog_file(path, exists=lambda slide: _is_there(slide, access or AccessConfig()))
@@ -90,6 +90,7 @@ def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None)
     elif glob.has_magic(target):
         root = _root_of_glob(path)
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+        is_unmatched = not matches
         files = sorted(sort_matches({Path(match) for match in matches}, census))
         if not names_images(target):
             files, passed_over = choose_fields(files)
@@ -112,7 +113,8 @@ def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None)
     _check_still_there(target, described)
     catalog = catalog_of(described, lambda path: PurePosixPath(path).relative_to(os.path.abspath(root)))  # noqa: PTH100
     if not S_ISREG(mode):
-        catalog = replace(catalog, notes=census.notes(catalog, dicom_files=dicom_files))
+        notes = census.notes(catalog, dicom_files=dicom_files)
+        catalog = replace(catalog, notes=("no name matches",) if is_unmatched else notes)
     return _checked(catalog, pattern, name_pattern)
 
 
