@@ -205,7 +205,7 @@ def test_the_resolution_comes_from_the_catalog_then_the_sidecar_then_the_image(t
     (tmp_path / "a.json").write_text('{"mpp": 0.3, "exposure": 3}')
     assert chosen() == (0.3, "sidecar")
     assert chosen(catalog_mpp=0.3) == (0.3, "sidecar")
-    (tmp_path / "a.png.json").write_text('{"mpp": 0.35}')
+    (tmp_path / "a.png.json").write_text('{"mpp": 0.35}', "utf-8-sig")
     assert chosen() == (0.35, "sidecar"), "of this image, not of an a.jpg beside it"
     assert chosen(catalog_mpp=0.4) == (0.4, "catalog")
     assert chosen(catalog_mpp=0.4, mpp_override=0.5) == (0.5, "config")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -78,7 +79,10 @@ def _stated(content: bytes, name: str, *, is_optional: bool) -> float | None:
             return None
         raise role.damaged(f"it has more than {MOST_SIDECAR_BYTES:,} bytes")
     try:
-        stated = parse_json(content, FileRole(name, role.use, role.remedy, DamagedFile))
+        # Editors of Windows write a byte order mark.
+        stated = parse_json(
+            content.removeprefix(codecs.BOM_UTF8), FileRole(name, role.use, role.remedy, DamagedFile)
+        )
     except DamagedFile:
         if is_optional:
             return None
