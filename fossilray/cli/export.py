@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from fossilray.store import RunStore
 
 ObjectForm = Literal["geojson", "csv", "imagefolder", "anndata", "vectors"]
-CountForm = Literal["dwca", "tilia", "stratabugs"]
 ExportForm = Literal[
     "geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors", "dwca", "tilia", "stratabugs"
 ]

@@ -235,8 +235,8 @@ def test_a_table_brings_every_field_and_missed_objects(run: RunStore, tmp_path: 
             r"line 2: qualifier is 'ca.', expected cf., aff., \?, sp., indet.",
         ),
         (
-            "a-2030,1,Azolla,,,reworkd,,,,,,,,,",
-            "line 2: situation is 'reworkd', expected in place, reworked, caved",
+            "a-2030,1,Azolla,,,moved,,,,,,,,,",
+            "line 2: situation is 'moved', expected in place, reworked, caved",
         ),
         ("a-2030,1,Azolla,,tree,,,,,,,,,,", "line 2: kind is 'tree', expected fossil, wood"),
         ("a-2030,1,Azolla,,,,holotype,,,,,,,,", "line 2: specimen is 'holotype', expected marker, index"),

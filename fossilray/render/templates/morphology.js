@@ -20,7 +20,7 @@
     top = (canvas.clientHeight - scale) / 2;
     draw();
   }
-  const positionOf = (i) => [left + scale * data.layouts[layout][i][0], top + scale * data.layouts[layout][i][1]];
+  const locate = (i) => [left + scale * data.layouts[layout][i][0], top + scale * data.layouts[layout][i][1]];
   // Crops grow with the zoom up to their own size, then move apart; many crops begin as dots.
   const size = () => Math.max(5, Math.min(data.thumb * 1.6, (scale / side()) * (7 + 320 / Math.sqrt(count))));
 
@@ -33,14 +33,14 @@
     const order = [...Array(count).keys()];
     if (picked.size) order.sort((a, b) => picked.has(data.label[a]) - picked.has(data.label[b]));
     for (const i of order) {
-      const [x, y] = positionOf(i);
+      const [x, y] = locate(i);
       if (x < -own || y < -own || x > canvas.clientWidth + own || y > canvas.clientHeight + own) continue;
       const c = data.label[i];
       pen.globalAlpha = picked.size && !picked.has(c) ? 0.12 : 1;
       drawCrop(i, x, y, own);
     }
     pen.globalAlpha = 1;
-    if (pointed >= 0) { const [x, y] = positionOf(pointed); drawCrop(pointed, x, y, Math.max(own, data.thumb) * 1.5); }
+    if (pointed >= 0) { const [x, y] = locate(pointed); drawCrop(pointed, x, y, Math.max(own, data.thumb) * 1.5); }
   }
 
   function drawCrop(i, x, y, own) {
@@ -66,7 +66,7 @@
     let best = -1, least = Math.max(10, size() / 2) ** 2;
     for (let i = 0; i < count; i++) {
       if (picked.size && !picked.has(data.label[i])) continue;
-      const [px, py] = positionOf(i), d = (px - x) ** 2 + (py - y) ** 2;
+      const [px, py] = locate(i), d = (px - x) ** 2 + (py - y) ** 2;
       if (d < least) { least = d; best = i; }
     }
     return best;
