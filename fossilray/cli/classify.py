@@ -53,7 +53,7 @@ ClassRankOption = Annotated[
 NotFossilsOption = Annotated[
     NotFossils,
     typer.Option(
-        "--not-fossils", help="Labels of wood, dirt and other kinds: classes of their own, or left out."
+        "--non-fossils", help="Labels of wood, dirt and other kinds: classes of their own, or left out."
     ),
 ]
 UncertainOption = Annotated[

@@ -13,7 +13,7 @@ from fossilray.slides.file_kinds import START_BYTES, TIFF_STARTS, foreign_slide,
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
 from fossilray.slides.tiff.pixel_format import describe_format
 
-_BITS, _COMPRESSION, _TILE_WIDTH, _SAMPLE_FORMAT = 258, 259, 322, 339
+_WIDTH, _BITS, _COMPRESSION, _TILE_WIDTH, _SAMPLE_FORMAT = 256, 258, 259, 322, 339
 _APERIO = "Aperio"
 _DESCRIPTION = 270
 # Hamamatsu stores each level of an NDPI as one strip.
@@ -257,7 +257,10 @@ def _unsupported_planes(name: str, directories: Sequence[TiffDirectory]) -> Slid
     planes = describe_format(directories).full_size
     first = directories[0]
     is_aperio = _DESCRIPTION in first.tags and str(first.first(_DESCRIPTION)).startswith(_APERIO)
-    if planes < 2 or not is_aperio:
+    widths = [int(each.first(_WIDTH)) for each in directories if _TILE_WIDTH in each.tags]
+    # OpenSlide reads the planes of one level after those of the finer one.
+    is_by_level = widths == sorted(widths, reverse=True)
+    if planes < 2 or not is_aperio or is_by_level:
         return None
     return UnsupportedSlide(
         f"{name} has {planes:,} focus planes, all levels of each after those of the one before, which OpenSlide does "

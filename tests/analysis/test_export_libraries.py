@@ -128,7 +128,7 @@ def test_anndata_reads_vectors_with_the_columns_of_objects(store: RunStore, tmp_
     middle = (rows["x_min"].to_numpy() + rows["x_max"].to_numpy()) / 2
     assert np.array_equal(read.obsm["spatial"][:, 0], middle)
     assert read.uns["fossilray"]["run"] == store.url
-    assert set(rows.column_names) - {"arrays"} <= set(read.obs.columns)
+    assert set(rows.column_names) - {"arrays", "plane_sharpness"} <= set(read.obs.columns)
     read[read.obs["genus"] == "Alnus"].copy().write_h5ad(tmp_path / "again.h5ad")
 
 

@@ -367,7 +367,7 @@ def test_flipped_and_cut_slides_give_pixels_or_a_sentence(sound: Path, tmp_path:
             victim = parts[rng.integers(len(parts))]
             victim.write_bytes(damaged(victim.read_bytes(), rng))
         slides.append(path)
-    known = {"", "NotASlide", "MissingCompanion", "TooLarge"}
+    known = {"", "NotASlide", "UnsupportedSlide", "MissingCompanion", "TooLarge"}
     for path, seen in zip(slides, look_at(*slides), strict=True):
         assert not seen.signal, (path, seen)
         assert seen.error in known, (path, seen)

@@ -226,7 +226,7 @@ def test_verify_names_damage_of_datasets_indexes_and_label_sets(
     file = sorted(world.glob(path))[-1]
     content = file.read_bytes()
     bit = bytearray(content)
-    bit[len(bit) // 2] ^= 16
+    bit[len(bit) // 4] ^= 16
     _spoil(file, bytes(bit) if isinstance(damage, str) else damage)
     try:
         answer = invoke("verify", place, "--deep", columns=400)
