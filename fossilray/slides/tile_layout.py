@@ -61,6 +61,27 @@ class TilePieces:
     advance_x: float
     advance_y: float
 
+    @classmethod
+    def of_whole_tiles(cls, cells: Ints, *, across: int, width: int, height: int) -> TilePieces:
+        """Return the pieces of tiles that are shown whole, edge to edge.
+
+        cells: of each stored tile, counted row by row. across: cells in a row. width, height: of a tile, px.
+        """
+        row, column = np.divmod(cells, across)
+        return cls(
+            width=width,
+            height=height,
+            tile=np.arange(len(cells)),
+            source_x=np.zeros_like(cells),
+            source_y=np.zeros_like(cells),
+            left=(column * width).astype(np.float64),
+            top=(row * height).astype(np.float64),
+            column=column,
+            row=row,
+            advance_x=width,
+            advance_y=height,
+        )
+
 
 class LevelLayout:
     """One level: its stored tiles, its pieces, and a lookup of the pieces that touch a window.

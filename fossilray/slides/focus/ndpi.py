@@ -48,8 +48,6 @@ def arrange_ndpi_level(number: int, level: Level, directory: TiffDirectory, file
     across, down = level.width // width, -(-level.height // height)
     if len(starts) != across * down or np.any(np.diff(starts, append=length) <= 0):
         raise ValueError(f"level {number} has other intervals than its size wants")
-    cells = np.arange(len(starts))
-    row, column = np.divmod(cells, across)
 
     def decode(content: bytes, pixels: Image, is_strict: bool) -> Image:
         # The last two bytes are the next restart marker, or the end of the image.
@@ -70,19 +68,7 @@ def arrange_ndpi_level(number: int, level: Level, directory: TiffDirectory, file
         number,
         level.downsample,
         tiles,
-        TilePieces(
-            width=width,
-            height=height,
-            tile=cells,
-            source_x=np.zeros_like(cells),
-            source_y=np.zeros_like(cells),
-            left=(column * width).astype(np.float64),
-            top=(row * height).astype(np.float64),
-            column=column,
-            row=row,
-            advance_x=width,
-            advance_y=height,
-        ),
+        TilePieces.of_whole_tiles(np.arange(len(starts)), across=across, width=width, height=height),
         canvas_px=(level.width, level.height),
     )
 

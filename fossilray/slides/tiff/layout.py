@@ -88,24 +88,11 @@ def arrange_level(
     if not len(offset) == len(length) == across * down or min(offset.min(), length.min()) < 0:
         raise ValueError(f"level {number} has other tiles than its size wants")
     stored = np.flatnonzero(length)
-    row, column = np.divmod(stored, across)
     return LevelLayout(
         number,
         level.downsample,
         StoredTiles(np.zeros_like(stored), offset[stored], length[stored], width, height, as_jpeg, decode),
-        TilePieces(
-            width=width,
-            height=height,
-            tile=np.arange(len(stored)),
-            source_x=np.zeros_like(stored),
-            source_y=np.zeros_like(stored),
-            left=(column * width).astype(np.float64),
-            top=(row * height).astype(np.float64),
-            column=column,
-            row=row,
-            advance_x=width,
-            advance_y=height,
-        ),
+        TilePieces.of_whole_tiles(stored, across=across, width=width, height=height),
         canvas_px=(level.width, level.height),
     )
 
