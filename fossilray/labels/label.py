@@ -67,6 +67,8 @@ class Label:
     """When the label was given, ISO 8601; the time of its round where the source states none."""
     run_digest: str = ""
     """Of the run of its round."""
+    is_withdrawn: bool = False
+    """Whether it withdraws the annotator's earlier label of the object, whose name it repeats."""
 
     @property
     def key(self) -> ObjectKey:

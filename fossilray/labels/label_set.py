@@ -184,8 +184,8 @@ class LabelSet:
     ) -> Labels:
         """Merge the rounds up to a version; None: all rounds.
 
-        An annotator's later label of an object replaces his earlier one. A round that overrides replaces the labels
-        of all annotators. Boxes of missed objects that overlap by MATCH_IOU are one object.
+        An annotator's later label of an object replaces his earlier one, and may withdraw it. A round that overrides
+        replaces the labels of all annotators. Boxes of missed objects that overlap by MATCH_IOU are one object.
 
         Args:
             naming: rank and taxonomy by which names are compared; by default names as given.
@@ -240,8 +240,9 @@ class LabelSet:
                 if record.overrides:
                     by_annotator.clear()
                 by_annotator.pop(label.who, None)  # reinserted as the newest
-                by_annotator[label.who] = label
-        return by_object
+                if not label.is_withdrawn:
+                    by_annotator[label.who] = label
+        return {key: by_annotator for key, by_annotator in by_object.items() if by_annotator}
 
     def _numbers(self) -> list[int]:
         stems = [name.removesuffix(".parquet") for name in self._files.names(ROUNDS)]

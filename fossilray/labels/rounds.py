@@ -44,11 +44,14 @@ ROUND_SCHEMA = _schema(
     ("at", pa.string(), False),
     ("scan_id", pa.string(), True),
     *((name, pa.int32(), True) for name in _SCAN),
+    ("withdrawn", pa.bool_(), True),
 )
 """One row per label: the object, its attempt, its box in level-0 px, the occurrence, the annotator, the time, the scan.
 
 object_id is null for an object that the detector missed. `at` is empty where the source states no time.
+`withdrawn` is true in a row that withdraws the annotator's label; rounds before this column lack it.
 """
+_WITHOUT_WITHDRAWN = pa.schema([field for field in ROUND_SCHEMA if field.name != "withdrawn"])
 
 _FIRST_SCHEMA = _schema(
     ("slide_id", pa.string(), False),
@@ -101,6 +104,7 @@ def encode_round(labels: Sequence[Label], record: RoundRecord) -> bytes:
             "attempt": label.attempt,
             "who": label.who,
             "at": label.at,
+            "withdrawn": label.is_withdrawn,
         }
         for label in labels
     ]
@@ -126,8 +130,10 @@ def decode_round(content: bytes, role: FileRole) -> tuple[RoundRecord, list[Labe
     if isinstance(fields, dict):
         fields = {_FIELD_OF_KEY.get(key, key): value for key, value in fields.items()}
     record = build_record(RoundRecord, fields, role)
-    is_first = "genus" in metadata.schema.to_arrow_schema().names
-    table = read_table(content, role, schema=_FIRST_SCHEMA if is_first else ROUND_SCHEMA)
+    names = metadata.schema.to_arrow_schema().names
+    is_first = "genus" in names
+    schema = ROUND_SCHEMA if "withdrawn" in names else _WITHOUT_WITHDRAWN
+    table = read_table(content, role, schema=_FIRST_SCHEMA if is_first else schema)
     if table.num_rows != record.labels:
         raise role.damaged(f"it has {table.num_rows:,} rows, and its footer counts {record.labels:,} labels")
     read = _first_labels if is_first else _labels
@@ -152,6 +158,7 @@ def _labels(table: pa.Table, role: FileRole) -> Iterator[Label]:
             Occurrence(**{name: row[name] for name in Occurrence.__dataclass_fields__}),
             Scan(row["scan_id"], *(row[name] for name in _SCAN)),
             row["at"],
+            is_withdrawn=bool(row.get("withdrawn")),
         )
 
 

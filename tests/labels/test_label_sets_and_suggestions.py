@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -260,6 +262,25 @@ def test_a_persons_later_label_corrects_the_earlier_and_the_same_again_is_no_rou
     )
     assert (other.changed, other.conflicts) == (1, ())
     assert LabelSet.open(labels).labels().consensus[key_of(run, "a-2030", 1)].occurrence.name == "Pinus"
+
+
+def test_a_withdrawn_label_is_gone_its_rounds_remain_and_the_annotator_may_label_again(
+    run: RunStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "labels"
+    import_label_round(write_table(tmp_path / "1.csv", [("a-2030", 1, "Alnus")]), run, folder, who="Ada")
+    import_label_round(write_table(tmp_path / "2.csv", [("a-2030", 1, "Pinus")]), run, folder, who="Ben")
+    label_set, key = LabelSet.open(folder), key_of(run, "a-2030", 1)
+    ben = label_set.labels().by_object[key][-1]
+    origin: dict[str, Any] = {"source": "x", "source_sha256": "", "run": run.url, "run_digest": ""}
+    label_set.add([replace(ben, is_withdrawn=True)], **origin)
+    assert [label.who for label in label_set.labels().by_object[key]] == ["Ada"]
+    assert not label_set.labels().conflicts
+    assert key in label_set.labels(version=2).conflicts
+    label_set.add([replace(ben, who="Ada", is_withdrawn=True)], **origin)
+    assert key not in label_set.labels().by_object
+    label_set.add([ben], **origin)
+    assert label_set.labels().consensus[key].occurrence.name == "Pinus"
 
 
 def test_labels_of_a_reprocessed_slide_are_found_by_place(tmp_path: Path) -> None:
