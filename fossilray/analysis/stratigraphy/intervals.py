@@ -8,6 +8,9 @@ EM (Dempster, Laird and Rubin 1977), with the steps of Saerens, Latinne and Deca
 section 2.2) over predictions instead of probabilities. Intervals are percentiles of a Bayesian bootstrap (Rubin 1981)
 over the objects and the validation crops: the shares of predictions and the rows of A are drawn from the Dirichlet
 distributions of their counts, and p is estimated from each draw.
+
+Objects that an expert determined are counted as what they are: they have a sampling error and no classification error,
+and only the rest of a sample is estimated from predictions.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ def estimate_shares(
     taxa: int,
     *,
     confusion: Confusion | None,
+    determined: NDArray[np.int64] | None = None,
     level: float = LEVEL,
     draws: int = DRAWS,
     rng: np.random.Generator,
@@ -70,26 +74,33 @@ def estimate_shares(
         taxon_of_label: (labels,) or, with a confusion matrix, (classes,) the taxon of each; -1: left out, not counted.
         taxa: number of taxa.
         confusion: None: no correction, and Wilson's (1927) intervals for sampling error only.
+        determined: (samples, taxa) objects that an expert determined, which are not in `counts`; None: none. Their taxa
+            are present for sure.
         level: confidence level of the intervals.
         draws: draws of the bootstrap.
     """
+    certain = _or_none(determined, len(counts), taxa)
     if confusion is None:
         return _sampling_intervals_only(
-            _sum_taxa(counts.astype(np.float64), taxon_of_label, taxa), level=level
+            _sum_taxa(counts.astype(np.float64), taxon_of_label, taxa) + certain, level=level
         )
     padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
     padded[:, : counts.shape[1]] = counts
     parameters = confusion.dirichlet_parameters
     mean = parameters / parameters.sum(axis=1, keepdims=True)
     corrected = _sum_taxa(correct_confusion(padded, mean), taxon_of_label, taxa)
-    objects = np.nan_to_num(corrected.sum(axis=1)) * padded.sum(axis=1)
-    shares = _normalise(corrected)
-    drawn = draw_shares(counts, taxon_of_label, taxa, confusion=confusion, draws=draws, rng=rng)
+    estimated = np.nan_to_num(corrected) * padded.sum(axis=1, keepdims=True) + certain
+    objects = estimated.sum(axis=1)
+    shares = _normalise(estimated)
+    drawn = draw_shares(
+        counts, taxon_of_label, taxa, confusion=confusion, determined=determined, draws=draws, rng=rng
+    )
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    # EM approaches 0 without reaching it; less than half an object counts as 0.
+    # EM approaches 0 without reaching it; less than half an object counts as 0, unless an expert saw it.
     low, least = (
-        np.where(bound * objects[:, None] < 0.5, 0 * bound, bound) for bound in (low, drawn.min(axis=0))
+        np.where((bound * objects[:, None] < 0.5) & (certain == 0), 0 * bound, bound)
+        for bound in (low, drawn.min(axis=0))
     )
     # An estimate on the edge of the simplex may be equal in all draws; sampling error remains.
     totals = np.broadcast_to(objects[:, None], shares.shape)
@@ -109,6 +120,7 @@ def draw_shares(
     taxa: int,
     *,
     confusion: Confusion | None,
+    determined: NDArray[np.int64] | None = None,
     draws: int = DRAWS,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
@@ -121,11 +133,12 @@ def draw_shares(
     padded = np.zeros((len(counts), classes), np.float64)
     padded[:, : counts.shape[1]] = counts
     membership = _membership(taxon_of_label, taxa)
+    certain = _or_none(determined, len(counts), taxa)
     batches = []
     for first in range(0, draws, _DRAWS_AT_ONCE):
         size = min(_DRAWS_AT_ONCE, draws - first)
-        shares = _resample(padded, size, rng) if confusion is None else _draw(padded, parameters, size, rng)
-        batches.append(shares @ membership)
+        weights = _resample(padded, size, rng) if confusion is None else _draw(padded, parameters, size, rng)
+        batches.append(weights @ membership + _resample_determined(certain, padded, size, rng))
     return _normalise(np.concatenate(batches))
 
 
@@ -146,16 +159,18 @@ def estimate_ratios(
     taxa: int,
     *,
     confusion: Confusion | None,
+    determined: NDArray[np.int64] | None = None,
     level: float = LEVEL,
     draws: int = DRAWS,
     rng: np.random.Generator,
 ) -> RatioEstimate:
     """Estimate the ratios of taxa to marker grains in the residues that samples were mounted from.
 
-    Args: as of `estimate_shares`; the taxon `taxa` of a label is the marker.
+    Args: as of `estimate_shares`; the taxon `taxa` of a label is the marker, and `determined` is (samples, taxa + 1).
     """
+    certain = _or_none(determined, len(counts), taxa + 1)
     if confusion is None:
-        grains = _with_sum(_sum_taxa(counts.astype(np.float64), taxon_of_label, taxa + 1))
+        grains = _with_sum(_sum_taxa(counts.astype(np.float64), taxon_of_label, taxa + 1) + certain)
         low, high = ratio_interval(*grains, level=level)
         return RatioEstimate(_ratio(*grains), low, high, grains[1][:, 0])
     padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
@@ -164,15 +179,13 @@ def estimate_ratios(
     shares = correct_confusion(padded, parameters / parameters.sum(axis=1, keepdims=True))
     totals = padded.sum(axis=1, keepdims=True)
     membership = _membership(taxon_of_label, taxa + 1)
-    grains = _with_sum(np.nan_to_num(shares @ membership) * totals)
-    drawn = np.concatenate(
-        [
-            _ratio(
-                *_with_sum(_draw(padded, parameters, min(_DRAWS_AT_ONCE, draws - first), rng) @ membership)
-            )
-            for first in range(0, draws, _DRAWS_AT_ONCE)
-        ]
-    )
+    grains = _with_sum(np.nan_to_num(shares @ membership) * totals + certain)
+    batches = []
+    for first in range(0, draws, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, draws - first)
+        weights = _draw(padded, parameters, size, rng) @ membership
+        batches.append(_ratio(*_with_sum(weights + _resample_determined(certain, padded, size, rng))))
+    drawn = np.concatenate(batches)
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     sampling_low, sampling_high = ratio_interval(*grains, level=level)
@@ -231,11 +244,16 @@ def _sampling_intervals_only(counts: NDArray[np.float64], *, level: float) -> Sh
 def _draw(
     counts: NDArray[np.float64], parameters: NDArray[np.float64], draws: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return shares (draws, samples, classes) from bootstrap draws of the predictions and the confusion matrix."""
+    """Return weights (draws, samples, classes) of true classes; 0 in a sample without predictions.
+
+    Predictions and confusion matrix are drawn from the bootstrap; the weights of a sample add up to those of its
+    predictions, about one for each object.
+    """
     confusion = rng.standard_gamma(np.broadcast_to(parameters, (draws, *parameters.shape)))
     confusion /= np.maximum(confusion.sum(axis=-1, keepdims=True), 1e-300)
     resampled = _resample(counts, draws, rng)
-    return correct_confusion(resampled, confusion)
+    shares: NDArray[np.float64] = np.nan_to_num(correct_confusion(resampled, confusion))
+    return shares * resampled.sum(axis=-1, keepdims=True)
 
 
 def _resample(counts: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -244,6 +262,27 @@ def _resample(counts: NDArray[np.float64], draws: int, rng: np.random.Generator)
     resampled = rng.standard_gamma(np.broadcast_to(counts + 1 / counts.shape[1], (draws, *counts.shape)))
     resampled[:, counts.sum(axis=1) == 0] = 0
     return resampled
+
+
+def _resample_determined(
+    determined: NDArray[np.int64], predicted: NDArray[np.float64], draws: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return weights (draws, samples, taxa) of determined objects; 0 for taxa without one.
+
+    A sample of determined objects only has the prior that `_resample` adds to predictions.
+    """
+    if not determined.any():
+        return np.zeros((1, 1, 1))
+    is_alone = (predicted.sum(axis=1) == 0) & (determined.sum(axis=1) > 0)
+    weights: NDArray[np.float64] = rng.standard_gamma(
+        np.broadcast_to(determined + is_alone[:, None] / determined.shape[1], (draws, *determined.shape))
+    )
+    return weights
+
+
+def _or_none(determined: NDArray[np.int64] | None, samples: int, taxa: int) -> NDArray[np.int64]:
+    """Return determined objects (samples, taxa), zeros if there are none."""
+    return np.zeros((samples, taxa), np.int64) if determined is None else determined
 
 
 def _sum_taxa(
