@@ -1,4 +1,4 @@
-"""The command that draws a well's range chart from a classifier's predictions."""
+"""The command that draws a well's range chart from labels of experts and a classifier's predictions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import typer
 from fossilray.cli.options import (
     RANK_HELP,
     ConfigOption,
+    DeterminedOption,
     PredictionsOption,
     RunArgument,
     SeedOption,
     SetOption,
     TaxonomyOption,
+    UncertainOption,
     open_store,
     outside_runs,
     require_predictions,
@@ -106,6 +108,8 @@ def chart(
     well: Annotated[str, typer.Option(help="Name of the well, as the catalog has it.")],
     out_dir: ChartFolderOption = Path("chart"),
     predictions: PredictionsOption = None,
+    labels: DeterminedOption = None,
+    uncertain: UncertainOption = "leave-out",
     taxonomy: TaxonomyOption = None,
     rank: RankOption = "genus",
     leave_out: LeaveOutOption = None,
@@ -132,13 +136,17 @@ def chart(
     from fossilray.analysis.stratigraphy.match import match_wells
     from fossilray.analysis.stratigraphy.page import describe_findings, write_chart
     from fossilray.analysis.stratigraphy.samples import read_depths
+    from fossilray.labels.determinations import read_determinations
     from fossilray.labels.taxonomy import read_taxonomy
 
     if confusion is not None and not correction:
         raise UsageError("--confusion and --raw-counts contradict each other; give one of them")
-    require_predictions(predictions, because="a range chart counts predicted genera")
+    if labels is None:
+        require_predictions(predictions, because="a range chart without --labels counts predicted genera")
+    taxa = None if taxonomy is None else read_taxonomy(taxonomy)
+    store = open_store(run, config, set_)
     options = ChartOptions(
-        taxonomy=None if taxonomy is None else read_taxonomy(taxonomy),
+        taxonomy=taxa,
         rank=rank,
         leave_out=tuple(leave_out or ()),
         order=order,
@@ -151,9 +159,11 @@ def chart(
         depths={} if depths is None else read_depths(depths),
         unique_scans=unique_scans,
         head=predictions,
+        determinations=None
+        if labels is None
+        else read_determinations(labels, store, taxonomy=taxa, rank=rank, uncertain=uncertain),
     )
     counts = None if expert is None else read_expert_counts(expert)
-    store = open_store(run, config, set_)
     charted, matched = compute_chart(store, well, options), None
     if match is not None:
         other = compute_chart(store, match, options)

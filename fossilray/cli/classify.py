@@ -23,6 +23,7 @@ from fossilray.cli.options import (
     SeedOption,
     SetOption,
     TaxonomyOption,
+    UncertainOption,
     outside_runs,
 )
 from fossilray.cli.output import print_line, working
@@ -54,12 +55,6 @@ NotFossilsOption = Annotated[
     NotFossils,
     typer.Option(
         "--non-fossils", help="Labels of wood, dirt and other kinds: classes of their own, or left out."
-    ),
-]
-UncertainOption = Annotated[
-    UncertainLabels,
-    typer.Option(
-        "--uncertain", help="Labels with cf., aff., ? or `unsure` at the rank: left out, or trained on."
     ),
 ]
 RankAccuracyOption = Annotated[

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from fossilray.cli.output import report_later
-from fossilray.core.config.choices import NO_PREDICTIONS, FocusPlanes, HeadKind, ResultFormat
+from fossilray.core.config.choices import NO_PREDICTIONS, FocusPlanes, HeadKind, ResultFormat, UncertainLabels
 from fossilray.core.errors import UsageError
 from fossilray.core.folder_kinds import refuse_output_inside
 
@@ -205,6 +205,21 @@ TaxonomyOption = Annotated[
         "--taxonomy",
         help="Table (.csv, .xlsx, .ods, .parquet) or YAML of species, genus, family, group and synonyms, by which "
         "labels are grouped into taxa.",
+    ),
+]
+DeterminedOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="Labelled crops of the run, a label set; they are counted as labelled, and the rest by predictions, if "
+        "there are any.",
+    ),
+]
+UncertainOption = Annotated[
+    UncertainLabels,
+    typer.Option(
+        "--uncertain",
+        help="Labels with cf., aff., ? or `unsure` at the rank: left out, or taken under their names (train).",
     ),
 ]
 RANK_HELP = "Rank of the taxa."

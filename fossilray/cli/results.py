@@ -9,6 +9,7 @@ import typer
 
 from fossilray.cli.options import (
     ConfigOption,
+    DeterminedOption,
     JsonOption,
     PredictionsOption,
     RunArgument,
@@ -72,13 +73,14 @@ def report(
         Path, typer.Option("--out", callback=outside_runs, help="Output file (.html).")
     ] = Path("report.html"),
     predictions: PredictionsOption = None,
+    labels: DeterminedOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Write a self-contained HTML page: figures, slides, depths, genera, contact sheets, losses, provenance."""
     from fossilray.analysis.report import write_report
 
-    written = write_report(open_store(run, config, set_), out_file, head=predictions)
+    written = write_report(open_store(run, config, set_), out_file, head=predictions, labels=labels)
     print_line(f"report: {written}")
 
 

@@ -69,6 +69,19 @@ def class_of(occurrence: Occurrence, naming: Naming) -> Agreement:
     return agree([occurrence], naming)
 
 
+def shared_names(occurrences: Sequence[Occurrence], naming: Naming) -> tuple[Lineage, Lineage]:
+    """Return the names that all labels of one object state, by rank, and those of them that are stated without doubt.
+
+    Without `naming.rank` names of all ranks are returned. With `naming.uncertain` of `train` doubts are not regarded.
+    """
+    stated = _shared([_lineage(occurrence.taxon, occurrence, naming) for occurrence in occurrences])
+    if naming.uncertain == "train":
+        return stated, stated
+    return stated, _shared(
+        [_lineage(occurrence.definite_taxon, occurrence, naming) for occurrence in occurrences]
+    )
+
+
 def _common_name(
     lineages: Sequence[Lineage], definite: Sequence[Lineage], rank: TaxonRank | None
 ) -> Agreement:

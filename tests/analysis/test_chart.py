@@ -156,7 +156,7 @@ def test_intervals_without_a_confusion_matrix_hold_sampling_error_only(run: RunS
         describe_findings(plain)
     )
     for row in rows_of(tmp_path / "plain" / "intervals.csv"):
-        assert float(row["count"]) == int(row["called"])
+        assert float(row["count"]) == int(row["predicted"])
     bare = start_run(tmp_path / "run")
     write_well(bare, make_truth(samples=3), objects=12, with_confusion=False)
     assert any(

@@ -157,7 +157,7 @@ def test_taxa_and_samples_that_only_one_count_has_are_named_with_line_and_remedy
     assert found.specimens.tolist() in ([[5, 20]], [[20, 5]])
     notes = " | ".join(found.notes)
     assert (
-        "taxa that the predictions do not have, which are not compared: Wetzeliela (line 3, 7 specimens, is it"
+        "taxa that the chart does not have, which are not compared: Wetzeliela (line 3, 7 specimens, is it"
         in notes
     )
     assert "is it Wetzeliella?); correct the names, or give --taxonomy" in notes

@@ -14,11 +14,11 @@ from fossilray.analysis.report.contact_sheets import arrange_on_grid
 from fossilray.analysis.report.figures import DepthSample, Distributions, draw_depth_chart, draw_distributions
 from fossilray.analysis.report.statistics import (
     MAX_SAMPLED_SLIDES,
-    chart_labels,
     choose_sample,
     total,
     write_headline,
 )
+from fossilray.analysis.stratigraphy.assemblages import chart_labels
 from fossilray.core.errors import RunNotFound, UsageError
 from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.store import RunStore

@@ -43,7 +43,7 @@ EXEMPTIONS = {
     ),
     "--labels": Exemption(
         "Labelled crops",
-        ("suggest", "export"),
+        ("suggest", "export", "chart", "report"),
         "They take a label set alone; of `suggest`, it names the objects that are not suggested again.",
     ),
     "--limit": Exemption(

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "evaluation": "core render models labels training store/files",
     "analysis": (
         "core render store models slides/slide slides/identity labels/load labels/current "
-        "labels/taxonomy processing/inference "
+        "labels/taxonomy labels/determinations processing/inference "
         "training/curation"
     ),
     "jobs": "core store models slides processing training analysis/search",

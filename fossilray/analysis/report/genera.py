@@ -1,4 +1,4 @@
-"""Predicted genera of a run for its report: range charts, a table, and contact sheets of each genus."""
+"""Genera of a run for its report: range charts, and a table and contact sheets of each predicted genus."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from fossilray.analysis.report.assemblages import Assemblages, gather_assemblages
 from fossilray.analysis.report.range_chart_svg import MAX_TAXA, draw_range_chart
 from fossilray.analysis.report.statistics import MAX_ROWS_WITHOUT_DEPTH, charted_wells
-from fossilray.core.config.choices import CropFit
+from fossilray.analysis.stratigraphy.chart import ChartOptions, WellChart, chart_samples
+from fossilray.analysis.stratigraphy.page import describe_basis
+from fossilray.analysis.stratigraphy.samples import CountSources, samples_of_slides
+from fossilray.core.config.choices import CropFit, TaxonOrder
 from fossilray.core.records import UNASSIGNED_WELL, SlideSummary
+from fossilray.labels.determinations import Determinations
 from fossilray.render.crops import ContactSheet, CropFigure, show_crop
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing
@@ -27,11 +30,25 @@ CROPS_PER_ROW = 8
 
 
 @dataclass(frozen=True)
-class ShownAssemblages:
-    """A well's range chart as SVG."""
+class ShownRanges:
+    """A well's range chart as SVG, with the numbers of `fossilray chart`."""
 
-    chart: Assemblages
+    chart: WellChart
+    basis: tuple[str, ...]
+    """What names its objects, in sentences."""
     svg: str
+
+    @property
+    def objects(self) -> int:
+        """Objects that are counted."""
+        return sum(sample.objects for sample in self.chart.well_samples.samples)
+
+    @property
+    def unclassified_slides(self) -> int:
+        """Slides without predictions, in a run that has some."""
+        if self.chart.well_samples.predictions is None:
+            return 0
+        return sum(sample.slides - sample.classified for sample in self.chart.well_samples.samples)
 
 
 @dataclass(frozen=True)
@@ -57,27 +74,28 @@ class GenusSheets:
 
 
 @dataclass(frozen=True)
-class PredictedGenera:
-    """The report's section on one head's predictions."""
+class ShownGenera:
+    """The report's section on labels and one head's predictions."""
 
-    head: str
-    kind: str
-    classes: int
-    backbone: str
-    others: tuple[str, ...]
-    """Names of other predictions of the run."""
     slides: int
     """Slides that the report reads."""
-    classified: int
+    wells: tuple[ShownRanges, ...]
+    others: tuple[str, ...]
+    """Names of other predictions of the run."""
+    head: str | None = None
+    """Name of the predictions; None if there are labels only, and then all that follows is empty."""
+    kind: str = ""
+    classes: int = 0
+    backbone: str = ""
+    classified: int = 0
     """Number of these slides with current predictions."""
-    outdated: int
+    outdated: int = 0
     """Number of these slides that were reprocessed after they were classified."""
-    objects: int
-    unclassified: int
+    objects: int = 0
+    unclassified: int = 0
     """Objects without a genus, because their pixels could not be read."""
-    wells: tuple[ShownAssemblages, ...]
-    genera: tuple[GenusFigures, ...]
-    sheets: tuple[GenusSheets, ...]
+    genera: tuple[GenusFigures, ...] = ()
+    sheets: tuple[GenusSheets, ...] = ()
     max_taxa: int = MAX_TAXA
 
 
@@ -85,24 +103,30 @@ def show_genera(
     con: Connection,
     store: RunStore,
     slides: Sequence[SlideSummary],
-    predictions: DerivedListing,
+    predictions: DerivedListing | None,
     *,
+    determinations: Determinations | None,
     others: Sequence[str],
     fit: CropFit,
-) -> PredictedGenera:
+) -> ShownGenera:
     """Return the section's data.
 
     Args:
         con: its view `objects` holds these slides with their predictions.
+        predictions: current ones; None if there are none, or none are wanted.
+        determinations: labels of experts, which go before predictions; None: none are given.
         others: names of other predictions of the run.
     """
+    wells = tuple(_draw_wells(store, slides, predictions, determinations))
+    if predictions is None:
+        return ShownGenera(slides=len(slides), wells=wells, others=tuple(others))
     record = predictions.results.record
     head: Mapping[str, Any] = record.head or {}
     genera = tuple(_figures(con))
     unclassified = 0
     if predictions.files:
         unclassified = query_table(con, _UNCLASSIFIED.format(slides=_quoted(predictions)))["count"][0].as_py()
-    return PredictedGenera(
+    return ShownGenera(
         head=predictions.results.name,
         kind=str(head.get("kind", "")),
         classes=len(head.get("classes", ())),
@@ -113,7 +137,7 @@ def show_genera(
         outdated=len(predictions.outdated),
         objects=sum(genus.objects for genus in genera),
         unclassified=unclassified,
-        wells=tuple(_draw_wells(con, slides, predictions)),
+        wells=wells,
         genera=genera,
         sheets=tuple(_make_sheets(con, store, genera[:MAX_SHEETS], fit=fit)),
     )
@@ -128,16 +152,23 @@ def _quoted(predictions: DerivedListing) -> str:
 
 
 def _draw_wells(
-    con: Connection, slides: Sequence[SlideSummary], predictions: DerivedListing
-) -> Iterator[ShownAssemblages]:
+    store: RunStore,
+    slides: Sequence[SlideSummary],
+    predictions: DerivedListing | None,
+    determinations: Determinations | None,
+) -> Iterator[ShownRanges]:
     wells = sorted(charted_wells(slides), key=lambda well: (well == UNASSIGNED_WELL, well))
     for number, well in enumerate(wells):
         of_well = sorted((slide for slide in slides if slide.well == well), key=lambda slide: slide.slide_id)
         if not any(slide.measured_depth_m is not None for slide in of_well):
             of_well = of_well[:MAX_ROWS_WITHOUT_DEPTH]
-        chart = gather_assemblages(con, of_well, predictions.files.keys())
-        if any(sample.classified for sample in chart.samples):
-            yield ShownAssemblages(chart, draw_range_chart(chart, name=f"range-{number}"))
+        sources = CountSources(determinations=determinations)
+        samples = samples_of_slides(store, of_well, predictions, sources)
+        if any(sample.classified or sample.labelled for sample in samples.samples) and samples.names:
+            order: TaxonOrder = "last-occurrence" if samples.has_depths else "abundance"
+            chart = chart_samples(samples, ChartOptions(order=order))
+            svg = draw_range_chart(chart, name=f"range-{number}")
+            yield ShownRanges(chart, tuple(describe_basis(chart)), svg)
 
 
 def _figures(con: Connection) -> Iterator[GenusFigures]:

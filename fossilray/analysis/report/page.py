@@ -43,6 +43,7 @@ from fossilray.core.text import (
     strip_control_characters,
 )
 from fossilray.core.types import Image
+from fossilray.labels.determinations import Determinations, read_determinations
 from fossilray.render.crops import jpeg_data_uri, jpeg_uri
 from fossilray.render.html import template_environment
 from fossilray.render.slide_overview import LEGEND_PX, SIZE_CLASSES
@@ -91,13 +92,21 @@ class ShownWell:
     svg: str
 
 
-def write_report(store: RunStore, out: Path, *, head: str | None = None, now: datetime | None = None) -> Path:
+def write_report(
+    store: RunStore,
+    out: Path,
+    *,
+    head: str | None = None,
+    labels: Path | None = None,
+    now: datetime | None = None,
+) -> Path:
     """Write the report of a run to one file and return its path.
 
     In a run of very many slides, objects are shown from a bounded sample of slides; the page states its size.
 
     Args:
         head: name of the predictions to show; None: the newest, if there are any.
+        labels: label set of experts, which go before predictions in range charts; None: none.
         now: time of writing; None: the current time.
 
     Raises:
@@ -107,12 +116,15 @@ def write_report(store: RunStore, out: Path, *, head: str | None = None, now: da
     """
     # The file is opened first, so that a path that cannot be written fails before the work.
     with atomic_text(out) as file:
-        context = _template_context(store, head, now or datetime.now(UTC))
+        determinations = None if labels is None else read_determinations(labels, store)
+        context = _template_context(store, head, determinations, now or datetime.now(UTC))
         file.write(_environment().get_template("report.html.j2").render(context))
     return out
 
 
-def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
+def _template_context(
+    store: RunStore, head: str | None, determinations: Determinations | None, now: datetime
+) -> dict[str, Any]:
     """Return the variables of the template."""
     run = store.read_run()
     slides = store.summaries()
@@ -150,8 +162,16 @@ def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[
             for number, chart in enumerate(charts)
         ],
         "genera": None
-        if predictions is None
-        else show_genera(con, store, sample, predictions, others=_other_heads(store, predictions), fit=fit),
+        if predictions is None and determinations is None
+        else show_genera(
+            con,
+            store,
+            sample,
+            predictions,
+            determinations=determinations,
+            others=_other_heads(store, predictions),
+            fit=fit,
+        ),
         "max_wells": MAX_WELLS,
         "size_classes": SIZE_CLASSES,
         "distributions": draw_distributions(measures) if objects else None,
@@ -171,8 +191,9 @@ def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[
     }
 
 
-def _other_heads(store: RunStore, shown: DerivedListing) -> list[str]:
-    return [name for name in derived_names(store.source_run, "predictions") if name != shown.results.name]
+def _other_heads(store: RunStore, shown: DerivedListing | None) -> list[str]:
+    name = None if shown is None else shown.results.name
+    return [other for other in derived_names(store.source_run, "predictions") if other != name]
 
 
 def _title(url: str) -> str:

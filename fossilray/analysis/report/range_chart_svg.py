@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.report.assemblages import Assemblages, TaxonSample
+from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.render.svg_charts import (
     BAR,
     INK,
@@ -38,113 +39,165 @@ _MIN_WIDTH_SHARE = 0.031
 _GAP_SHARE = 0.006
 
 
-def draw_range_chart(assemblages: Assemblages, *, name: str) -> str:
-    """Draw the chart of one well. Bars are shares at one scale in all columns, the number beside a bar is a count.
+def draw_range_chart(chart: WellChart, *, name: str) -> str:
+    """Draw the numbers of a well's chart. Bars are shares at one scale in all columns, the number beside one a count.
 
-    The thick part of a column's axis reaches from a taxon's first to its last sample. Samples without a depth are
-    drawn in the given order.
+    The thick part of a column's axis is the range of the taxon; a dot is a taxon that an expert determined. Samples
+    without a depth are drawn in the given order.
 
     Args:
         name: prefix of the SVG's ids, which must differ between charts of one page.
     """
-    samples = assemblages.samples
-    titles, counts = _columns(assemblages)
-    y, thickness = row_positions(samples)
+    samples = chart.well_samples.samples
+    columns = _columns(chart)
+    has_depths = chart.well_samples.has_depths
+    rows = samples if has_depths else [_SlideRow(sample.label) for sample in samples]
+    y, thickness = row_positions(rows)
     with chart_style(name):
         figure = new_figure(height_in=min(max(2.1 + 0.24 * len(samples), 3.2), 9.5))
         panel = figure.subplots()
         panel.set_xlim(0, 1)
-        set_depth_axis(panel, samples, y, thickness)
+        set_depth_axis(panel, rows, y, thickness)
         panel.set_xticks([])
         panel.spines["bottom"].set_visible(False)
-        _draw_totals(panel, samples, y, thickness)
-        _draw_taxa(panel, titles, counts, samples, y, thickness)
-        _mark_empty(panel, samples, y)
+        _draw_totals(panel, chart, y, thickness)
+        _draw_taxa(panel, columns, y, thickness, has_depths=has_depths)
+        _mark_empty(panel, chart, y)
         return to_svg(figure, name)
 
 
-def _columns(assemblages: Assemblages) -> tuple[list[str], NDArray[np.int64]]:
-    """Return titles and counts (samples, columns); the last column sums the rarest taxa if there are too many."""
-    taxa = assemblages.taxa
-    counts = np.array([sample.counts for sample in assemblages.samples], np.int64)
-    if len(taxa) <= MAX_TAXA:
-        return [shorten_name(taxon) for taxon in taxa], counts
-    common = np.zeros(len(taxa), bool)
+@dataclass(frozen=True)
+class _SlideRow:
+    """A slide of a well without depths."""
+
+    label: str
+    depth_m: None = None
+    top_m: None = None
+    base_m: None = None
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    counts: NDArray[np.float64]
+    """(samples,) estimated objects."""
+    shares: NDArray[np.float64]
+    determined: NDArray[np.int64]
+    range_: tuple[int, int] | None
+    """Rows of the last and the first occurrence; None: the taxon occurs for sure in no sample."""
+
+
+def _columns(chart: WellChart) -> list[_Column]:
+    """Return a column for each taxon; the last one sums the rarest taxa if there are too many."""
+    counts, shares = chart.counts, np.nan_to_num(chart.estimate.shares)
+    common = np.zeros(len(chart.taxa), bool)
     common[np.argsort(-counts.sum(axis=0), kind="stable")[:MAX_TAXA]] = True
-    titles = [shorten_name(taxon) for taxon, is_common in zip(taxa, common, strict=True) if is_common]
-    rest = counts[:, ~common].sum(axis=1, keepdims=True)
-    return [*titles, f"{int((~common).sum())} rarer taxa"], np.concatenate([counts[:, common], rest], axis=1)
+    columns = [
+        _Column(
+            shorten_name(chart.taxa[taxon]),
+            counts[:, taxon],
+            shares[:, taxon],
+            chart.determined[:, taxon],
+            None if range_.last is None or range_.first is None else (range_.last, range_.first),
+        )
+        for taxon, range_ in enumerate(chart.ranges)
+        if common[taxon]
+    ]
+    if common.all():
+        return columns
+    rest = ~common
+    return [
+        *columns,
+        _Column(
+            f"{int(rest.sum())} rarer taxa",
+            counts[:, rest].sum(axis=1),
+            shares[:, rest].sum(axis=1),
+            chart.determined[:, rest].sum(axis=1),
+            None,
+        ),
+    ]
 
 
 def _draw_totals(
-    panel: Axes, samples: Sequence[TaxonSample], y: NDArray[np.float64], thickness: NDArray[np.float64]
+    panel: Axes, chart: WellChart, y: NDArray[np.float64], thickness: NDArray[np.float64]
 ) -> None:
-    total = np.array([sample.total for sample in samples], np.float64)
+    total = chart.estimate.objects
     width = _TOTAL_SHARE - 0.045
     bars = total / max(total.max(), 1) * width
     panel.barh(y, bars, height=thickness, color=QUIET, alpha=0.55, linewidth=0)
-    if len(samples) <= MOST_LABELS:
+    if len(y) <= MOST_LABELS:
         for depth, bar, count in zip(y, bars, total, strict=True):
-            if count:
-                _number(panel, bar, depth, int(count))
-    _title(panel, 0.0, "Objects classified", colour=QUIET)
+            _number(panel, bar, depth, float(count))
+    _title(panel, 0.0, "Objects counted", colour=QUIET)
     panel.axvline(0, color=RULE, linewidth=0.6)
 
 
 def _draw_taxa(
     panel: Axes,
-    titles: Sequence[str],
-    counts: NDArray[np.int64],
-    samples: Sequence[TaxonSample],
+    columns: Sequence[_Column],
     y: NDArray[np.float64],
     thickness: NDArray[np.float64],
+    *,
+    has_depths: bool,
 ) -> None:
-    if not titles:
+    if not columns:
         return
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    scale, widths = _fit_columns(share.max(axis=0))
-    with_depths = samples[0].depth_m is not None
+    scale, widths = _fit_columns(np.array([column.shares.max() for column in columns]))
     left = _TOTAL_SHARE
     step = _step(scale)
     bottom = panel.get_ylim()[0]
-    for column, title in enumerate(titles):
-        bars = share[:, column] * scale
-        present = np.flatnonzero(counts[:, column])
+    for column, width in zip(columns, widths, strict=True):
+        bars = column.shares * scale
         panel.axvline(left, color=RULE, linewidth=0.6)
-        if with_depths and present.size:
-            ends = [
-                y[present[0]] - thickness[present[0]] / 2,
-                y[present[-1]] + thickness[present[-1]] / 2,
-            ]
-            panel.plot([left, left], ends, color=BAR, linewidth=1.6, solid_capstyle="butt")
+        if has_depths:
             panel.fill_betweenx(y, left, left + bars, color=BAR, alpha=0.14, linewidth=0)
+        if has_depths and column.range_ is not None:
+            last, first = column.range_
+            ends = [y[last] - thickness[last] / 2, y[first] + thickness[first] / 2]
+            panel.plot([left, left], ends, color=BAR, linewidth=1.6, solid_capstyle="butt")
         panel.barh(y, bars, left=left, height=thickness, color=BAR, alpha=0.92, linewidth=0)
-        if len(samples) <= MOST_LABELS:
-            for row in present:
-                _number(panel, left + bars[row], y[row], int(counts[row, column]))
-        _title(panel, left, title, colour=INK)
-        for mark in np.arange(step, share[:, column].max() + 1e-9, step):
-            panel.plot([left + mark * scale] * 2, [bottom, bottom], marker=3, color=RULE, clip_on=False)
-            panel.annotate(
-                f"{100 * mark:.0f}",
-                (left + mark * scale, bottom),
-                xytext=(0, -10),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                fontsize=6.5,
-                color=QUIET,
-                annotation_clip=False,
-            )
-        left += widths[column] + _GAP_SHARE
-    panel.annotate(
-        f"Ticks: every {100 * step:.0f} % of a sample's classified objects",
+        seen = np.flatnonzero(column.determined)
+        panel.plot(np.full(len(seen), left), y[seen], marker="o", markersize=2.6, color=INK, linewidth=0)
+        if len(y) <= MOST_LABELS:
+            for row, count in enumerate(column.counts.tolist()):
+                _number(panel, left + bars[row], y[row], count)
+        _title(panel, left, column.title, colour=INK)
+        _draw_scale(panel, left, bottom, step, scale, float(column.shares.max()))
+        left += width + _GAP_SHARE
+    _annotate_below(
+        panel,
+        f"Ticks: every {100 * step:.0f} % of a sample's objects"
+        + ("; ● determined by an expert" if any(column.determined.any() for column in columns) else ""),
         (_TOTAL_SHARE, bottom),
-        xytext=(0, -23),
-        textcoords="offset points",
-        ha="left",
-        va="center",
+        offset=-23,
+        align="left",
         fontsize=7.5,
+    )
+
+
+def _draw_scale(panel: Axes, left: float, bottom: float, step: float, scale: float, largest: float) -> None:
+    for mark in np.arange(step, largest + 1e-9, step):
+        panel.plot([left + mark * scale] * 2, [bottom, bottom], marker=3, color=RULE, clip_on=False)
+        _annotate_below(panel, f"{100 * mark:.0f}", (left + mark * scale, bottom), offset=-10, fontsize=6.5)
+
+
+def _annotate_below(
+    panel: Axes,
+    text: str,
+    position: tuple[float, float],
+    *,
+    offset: float,
+    fontsize: float,
+    align: Literal["left", "center"] = "center",
+) -> None:
+    panel.annotate(
+        text,
+        position,
+        xytext=(0, offset),
+        textcoords="offset points",
+        ha=align,
+        va="center",
+        fontsize=fontsize,
         color=QUIET,
         annotation_clip=False,
     )
@@ -168,12 +221,13 @@ def _step(scale: float) -> float:
     return next((step for step in (0.05, 0.1, 0.2, 0.5) if step * scale >= 0.018), 1.0)
 
 
-def _mark_empty(panel: Axes, samples: Sequence[TaxonSample], y: NDArray[np.float64]) -> None:
+def _mark_empty(panel: Axes, chart: WellChart, y: NDArray[np.float64]) -> None:
     """Draw a dashed line through each sample without objects, with the reason."""
-    for sample, depth in zip(samples, y, strict=True):
-        if sample.total:
+    without = "not classified yet" if chart.well_samples.predictions is not None else "no labels"
+    for sample, depth in zip(chart.well_samples.samples, y, strict=True):
+        if sample.objects:
             continue
-        reason = "barren" if sample.is_barren else "not classified yet"
+        reason = "barren" if sample.is_barren else without
         panel.plot([0, 1], [depth, depth], color=QUIET, linewidth=0.8, dashes=(2, 3))
         panel.annotate(
             reason,
@@ -186,9 +240,12 @@ def _mark_empty(panel: Axes, samples: Sequence[TaxonSample], y: NDArray[np.float
         )
 
 
-def _number(panel: Axes, x: float, y: float, count: int) -> None:
+def _number(panel: Axes, x: float, y: float, count: float) -> None:
+    """Write the count beside a bar; less than half an object has none."""
+    if count < 0.5:
+        return
     panel.annotate(
-        f"{count:,}",
+        f"{count:,.0f}",
         (x, y),
         xytext=(1.5, 0),
         textcoords="offset points",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.analysis.report.figures import DepthSample, Distributions, Quartiles
+from fossilray.analysis.stratigraphy.assemblages import chart_labels
 from fossilray.core.records import UNASSIGNED_WELL, SlideSummary, lost_share_of
 from fossilray.core.text import counted
 from fossilray.render.slide_overview import SIZE_CLASSES
@@ -304,13 +303,6 @@ def _measures(con: Connection) -> dict[tuple[str, float | str], _Measures]:
             colour=None if colour[0] is None else (round(colour[0]), round(colour[1]), round(colour[2])),
         )
     return measures
-
-
-def chart_labels(slides: Iterable[SlideSummary]) -> dict[str, str]:
-    """Return a name for each slide in a chart, by slide_id: that of its file; its slide_id where others have that."""
-    stems = {slide.slide_id: PurePosixPath(slide.path).stem for slide in slides}
-    counts = Counter(stems.values())
-    return {slide_id: stem if counts[stem] == 1 else slide_id for slide_id, stem in stems.items()}
 
 
 def _sample(group: Sequence[SlideSummary], label: str, measures: _Measures | None) -> DepthSample:

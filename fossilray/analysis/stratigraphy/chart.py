@@ -17,11 +17,12 @@ from fossilray.analysis.stratigraphy.confusion import Confusion, match_confusion
 from fossilray.analysis.stratigraphy.diversity import Diversity, describe_diversity, round_counts
 from fossilray.analysis.stratigraphy.intervals import LEVEL, ShareEstimate, estimate_shares
 from fossilray.analysis.stratigraphy.ranges import TaxonRange, find_ranges
-from fossilray.analysis.stratigraphy.samples import WellSamples, gather_samples
+from fossilray.analysis.stratigraphy.samples import CountSources, WellSamples, gather_samples
 from fossilray.analysis.stratigraphy.taxon_grouping import TaxonGrouping, group_taxa
 from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES, Zonation, find_zones
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UsageError
+from fossilray.labels.determinations import Determinations
 from fossilray.labels.taxonomy import Taxonomy
 from fossilray.store import RunStore
 
@@ -52,7 +53,14 @@ class ChartOptions:
     unique_scans: bool = False
     """Count slides that are the same scan once."""
     head: str | None = None
-    """Name of the predictions; None: the newest."""
+    """Name of the predictions; None: the newest; `none`: labels alone."""
+    determinations: Determinations | None = None
+    """Labels of experts, which go before predictions."""
+
+    @property
+    def sources(self) -> CountSources:
+        """What names the objects."""
+        return CountSources(self.head, self.determinations, self.taxonomy, self.rank)
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,16 @@ class WellChart:
     options: ChartOptions
     confusion: Confusion | None
     """The matrix by which counts are corrected; None if they are not."""
+    names: tuple[str, ...]
+    """What `grouping` groups: classes of the head or of the confusion matrix, then further names of labels."""
     grouping: TaxonGrouping
     taxa: tuple[str, ...]
     groups: tuple[str, ...]
     """The group of each taxon, empty if it has none."""
     predicted_counts: NDArray[np.int64]
-    """(samples, taxa) objects predicted as each taxon, before correction."""
+    """(samples, taxa) objects predicted as each taxon, before correction, without labelled ones."""
+    determined: NDArray[np.int64]
+    """(samples, taxa) objects that experts determined; the estimate counts them as such."""
     estimate: ShareEstimate
     ranges: tuple[TaxonRange, ...]
     """The range of each taxon."""
@@ -106,28 +118,35 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
     Raises:
         UsageError: every taxon is left out, or an error of `gather_samples`, `match_confusion` or `group_taxa`.
     """
-    well_samples = gather_samples(
-        store, well, head=options.head, depths=options.depths, unique_scans=options.unique_scans
+    return chart_samples(
+        gather_samples(
+            store, well, options.sources, depths=options.depths, unique_scans=options.unique_scans
+        ),
+        options,
     )
-    confusion = options.confusion or recorded_confusion(well_samples.predictions.results.record.head)
-    if not options.is_corrected:
-        confusion = None
+
+
+def chart_samples(well_samples: WellSamples, options: ChartOptions) -> WellChart:
+    """Return the chart of samples.
+
+    Raises:
+        UsageError: every taxon is left out, or an error of `match_confusion` or `group_taxa`.
+    """
+    confusion = _confusion_of(well_samples, options)
     labels: Sequence[str] = well_samples.labels
     if confusion is not None:
         confusion = match_confusion(confusion, labels)
         labels = confusion.classes
-    markers = find_markers(well_samples, labels)
-    grouping = group_taxa(
-        labels, options.taxonomy, rank=options.rank, leave_out=options.leave_out, uncounted=markers
-    )
-    if not grouping.taxa:
-        raise UsageError("every taxon is left out, so there is nothing to chart; leave out fewer")
-    taxon_of_label = np.array(grouping.taxon_of_label, np.int64)
+    names, grouping = _group_names(well_samples, labels, options)
+    taxa = len(grouping.taxa)
+    taxon_of_label = np.array(grouping.taxon_of_label[: len(labels)], np.int64)
+    determined = sum_determined(well_samples, names, grouping.taxon_of_label, taxa)
     estimate = estimate_shares(
         well_samples.label_counts,
         taxon_of_label,
-        len(grouping.taxa),
+        taxa,
         confusion=confusion,
+        determined=determined,
         level=options.level,
         rng=np.random.default_rng(options.seed),
     )
@@ -138,8 +157,9 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
         well_samples.label_counts,
         labels,
         taxon_of_label,
-        len(grouping.taxa),
+        taxa,
         confusion=confusion,
+        determined=_with_markers(determined, well_samples),
         level=options.level,
         rng=np.random.default_rng(options.seed),
     )
@@ -147,7 +167,7 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
     shown = [
         taxon
         for taxon in range(len(grouping.taxa))
-        if predicted[:, taxon].any() or ranges[taxon].last is not None
+        if predicted[:, taxon].any() or determined[:, taxon].any() or ranges[taxon].last is not None
     ]
     order = sorted(shown, key=_sort_key(options.order, grouping, estimate, ranges))
     estimate = estimate.of_taxa(order)
@@ -159,10 +179,12 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
         well_samples=well_samples,
         options=options,
         confusion=confusion,
+        names=names,
         grouping=grouping,
         taxa=tuple(grouping.taxa[taxon] for taxon in order),
         groups=tuple(grouping.groups[taxon] for taxon in order),
         predicted_counts=predicted[:, order],
+        determined=determined[:, order],
         estimate=estimate,
         ranges=tuple(ranges[taxon] for taxon in order),
         concentrations=None if concentrations is None else concentrations.of_taxa(order),
@@ -176,6 +198,69 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
         if has_zones
         else None,
     )
+
+
+def _confusion_of(well_samples: WellSamples, options: ChartOptions) -> Confusion | None:
+    """Return the matrix by which predictions are corrected, in its own order of classes."""
+    if not options.is_corrected or well_samples.predictions is None:
+        return None
+    return options.confusion or recorded_confusion(well_samples.predictions.results.record.head)
+
+
+def _group_names(
+    well_samples: WellSamples, labels: Sequence[str], options: ChartOptions
+) -> tuple[tuple[str, ...], TaxonGrouping]:
+    """Group classes and further names of labels into taxa, without marker grains; return all names, and the taxa."""
+    names = tuple(dict.fromkeys([*labels, *well_samples.names]))
+    grouping = group_taxa(
+        names,
+        options.taxonomy,
+        rank=options.rank,
+        leave_out=options.leave_out,
+        uncounted=find_markers(well_samples, names),
+        apart={name for sample in well_samples.samples for name in sample.apart},
+    )
+    if not grouping.taxa:
+        raise UsageError(_why_no_taxa(well_samples))
+    return names, grouping
+
+
+def _why_no_taxa(well_samples: WellSamples) -> str:
+    if well_samples.names:
+        return "every taxon is left out, so there is nothing to chart; leave out fewer"
+    counted = well_samples.determined
+    source = "" if counted is None else counted.determinations.source
+    return (
+        f"{source} determines no object of well {well_samples.well}, and there are no predictions; label objects of "
+        "its slides, or run `fossilray classify run`"
+    )
+
+
+def sum_determined(
+    well_samples: WellSamples, names: Sequence[str], taxon_of_name: Sequence[int], taxa: int
+) -> NDArray[np.int64]:
+    """Return determined objects (samples, taxa). taxon_of_name: the taxon of each of `names`; -1: left out."""
+    counts = np.zeros((len(well_samples.samples), taxa), np.int64)
+    counted = well_samples.determined
+    if counted is not None:
+        taxon_of = dict(zip(names, taxon_of_name, strict=True))
+        for column, name in enumerate(counted.names):
+            if taxon_of[name] >= 0:
+                counts[:, taxon_of[name]] += counted.counts[:, column]
+    return counts
+
+
+def _with_markers(determined: NDArray[np.int64], well_samples: WellSamples) -> NDArray[np.int64] | None:
+    """Return determined objects (samples, taxa + 1), the last column for the marker grains; None without labels."""
+    counted = well_samples.determined
+    if counted is None:
+        return None
+    grains = np.zeros((len(determined), 1), np.int64)
+    for row, sample in enumerate(well_samples.samples):
+        marker = "" if sample.spike is None else sample.spike.marker.casefold()
+        is_marker = [bool(marker) and name.casefold() == marker for name in counted.names]
+        grains[row] = counted.counts[row, is_marker].sum()
+    return np.concatenate([determined, grains], axis=1)
 
 
 def _count_taxa(label_counts: NDArray[np.int64], grouping: TaxonGrouping) -> NDArray[np.int64]:

@@ -63,6 +63,7 @@ def estimate_concentrations(
     *,
     confusion: Confusion | None,
     rng: np.random.Generator,
+    determined: NDArray[np.int64] | None = None,
     level: float = LEVEL,
 ) -> Concentrations | None:
     """Estimate the concentrations of taxa in samples with a spike; None if no sample has one.
@@ -71,6 +72,7 @@ def estimate_concentrations(
         counts: (samples, labels) objects predicted as each label.
         labels: names of the labels, in which the marker is one; with a confusion matrix its classes.
         taxon_of_label: the taxon of each label; -1: not counted.
+        determined: (samples, taxa + 1) objects that experts determined; the last column is grains of the marker.
     """
     if not any(sample.spike or sample.has_mixed_spikes for sample in samples):
         return None
@@ -85,14 +87,26 @@ def estimate_concentrations(
     for marker in dict.fromkeys(sample.spike.marker for sample in samples if sample.spike):
         rows = [row for row, sample in enumerate(samples) if sample.spike and sample.spike.marker == marker]
         named = [label for label in labels if label.casefold() == marker.casefold()]
-        if not named:
+        of_experts = None if determined is None else determined[rows]
+        if not named and (of_experts is None or not of_experts[:, taxa].any()):
             missing.append(
                 f"the marker {marker} is no label of the predictions, so no concentration follows from it"
+                if of_experts is None
+                else f"the marker {marker} is neither predicted nor labelled, so no concentration follows from it"
             )
             continue
         with_marker = np.array(taxon_of_label, np.int64)
-        with_marker[list(labels).index(named[0])] = taxa
-        ratios = estimate_ratios(counts[rows], with_marker, taxa, confusion=confusion, level=level, rng=rng)
+        for label in named:
+            with_marker[list(labels).index(label)] = taxa
+        ratios = estimate_ratios(
+            counts[rows],
+            with_marker,
+            taxa,
+            confusion=confusion,
+            determined=of_experts,
+            level=level,
+            rng=rng,
+        )
         for number, row in enumerate(rows):
             sample, spike = samples[row], samples[row].spike
             assert spike is not None

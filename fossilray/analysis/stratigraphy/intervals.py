@@ -79,17 +79,17 @@ def estimate_shares(
         level: confidence level of the intervals.
         draws: draws of the bootstrap.
     """
-    certain = _or_none(determined, len(counts), taxa)
+    of_experts = _or_none(determined, len(counts), taxa)
     if confusion is None:
         return _sampling_intervals_only(
-            _sum_taxa(counts.astype(np.float64), taxon_of_label, taxa) + certain, level=level
+            _sum_taxa(counts.astype(np.float64), taxon_of_label, taxa) + of_experts, level=level
         )
     padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
     padded[:, : counts.shape[1]] = counts
     parameters = confusion.dirichlet_parameters
     mean = parameters / parameters.sum(axis=1, keepdims=True)
     corrected = _sum_taxa(correct_confusion(padded, mean), taxon_of_label, taxa)
-    estimated = np.nan_to_num(corrected) * padded.sum(axis=1, keepdims=True) + certain
+    estimated = np.nan_to_num(corrected) * padded.sum(axis=1, keepdims=True) + of_experts
     objects = estimated.sum(axis=1)
     shares = _normalise(estimated)
     drawn = draw_shares(
@@ -99,7 +99,7 @@ def estimate_shares(
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     # EM approaches 0 without reaching it; less than half an object counts as 0, unless an expert saw it.
     low, least = (
-        np.where((bound * objects[:, None] < 0.5) & (certain == 0), 0 * bound, bound)
+        np.where((bound * objects[:, None] < 0.5) & (of_experts == 0), 0 * bound, bound)
         for bound in (low, drawn.min(axis=0))
     )
     # An estimate on the edge of the simplex may be equal in all draws; sampling error remains.
@@ -133,12 +133,12 @@ def draw_shares(
     padded = np.zeros((len(counts), classes), np.float64)
     padded[:, : counts.shape[1]] = counts
     membership = _membership(taxon_of_label, taxa)
-    certain = _or_none(determined, len(counts), taxa)
+    of_experts = _or_none(determined, len(counts), taxa)
     batches = []
     for first in range(0, draws, _DRAWS_AT_ONCE):
         size = min(_DRAWS_AT_ONCE, draws - first)
         weights = _resample(padded, size, rng) if confusion is None else _draw(padded, parameters, size, rng)
-        batches.append(weights @ membership + _resample_determined(certain, padded, size, rng))
+        batches.append(weights @ membership + _resample_determined(of_experts, padded, size, rng))
     return _normalise(np.concatenate(batches))
 
 
@@ -168,9 +168,9 @@ def estimate_ratios(
 
     Args: as of `estimate_shares`; the taxon `taxa` of a label is the marker, and `determined` is (samples, taxa + 1).
     """
-    certain = _or_none(determined, len(counts), taxa + 1)
+    of_experts = _or_none(determined, len(counts), taxa + 1)
     if confusion is None:
-        grains = _with_sum(_sum_taxa(counts.astype(np.float64), taxon_of_label, taxa + 1) + certain)
+        grains = _with_sum(_sum_taxa(counts.astype(np.float64), taxon_of_label, taxa + 1) + of_experts)
         low, high = ratio_interval(*grains, level=level)
         return RatioEstimate(_ratio(*grains), low, high, grains[1][:, 0])
     padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
@@ -179,12 +179,12 @@ def estimate_ratios(
     shares = correct_confusion(padded, parameters / parameters.sum(axis=1, keepdims=True))
     totals = padded.sum(axis=1, keepdims=True)
     membership = _membership(taxon_of_label, taxa + 1)
-    grains = _with_sum(np.nan_to_num(shares @ membership) * totals + certain)
+    grains = _with_sum(np.nan_to_num(shares @ membership) * totals + of_experts)
     batches = []
     for first in range(0, draws, _DRAWS_AT_ONCE):
         size = min(_DRAWS_AT_ONCE, draws - first)
         weights = _draw(padded, parameters, size, rng) @ membership
-        batches.append(_ratio(*_with_sum(weights + _resample_determined(certain, padded, size, rng))))
+        batches.append(_ratio(*_with_sum(weights + _resample_determined(of_experts, padded, size, rng))))
     drawn = np.concatenate(batches)
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
@@ -252,8 +252,9 @@ def _draw(
     confusion = rng.standard_gamma(np.broadcast_to(parameters, (draws, *parameters.shape)))
     confusion /= np.maximum(confusion.sum(axis=-1, keepdims=True), 1e-300)
     resampled = _resample(counts, draws, rng)
-    shares: NDArray[np.float64] = np.nan_to_num(correct_confusion(resampled, confusion))
-    return shares * resampled.sum(axis=-1, keepdims=True)
+    shares = np.nan_to_num(correct_confusion(resampled, confusion))
+    weights: NDArray[np.float64] = shares * resampled.sum(axis=-1, keepdims=True)
+    return weights
 
 
 def _resample(counts: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fossilray.analysis.stratigraphy.chart import WellChart
+from fossilray.analysis.stratigraphy.determined import describe_determinations
 from fossilray.analysis.stratigraphy.diversity import rarefy, round_counts
 from fossilray.analysis.stratigraphy.expert.comparison import ExpertComparison, describe_comparison
 from fossilray.analysis.stratigraphy.expert.files import draw_comparison, expert_tables
@@ -99,23 +100,17 @@ def draw_rarefaction(chart: WellChart) -> Figure:
 def describe_findings(chart: WellChart, matched: MatchedWells | None = None) -> Iterator[str]:
     """Describe the data of a chart in sentences: samples, correction, merged taxa, zones, correlation."""
     samples = chart.well_samples.samples
-    objects = sum(sample.objects for sample in samples)
-    yield (
-        f"{len(samples)} samples of well {strip_control_characters(chart.well)}, {objects:,} objects classified by "
-        f"{chart.well_samples.predictions.results.name}, {len(chart.taxa)} taxa"
+    predictions, determined = chart.well_samples.predictions, chart.well_samples.determined
+    labelled = sum(sample.labelled for sample in samples)
+    classified = sum(sample.objects for sample in samples) - labelled
+    yield f"{len(samples)} samples of well {strip_control_characters(chart.well)}, " + ", ".join(
+        [
+            *([f"{classified:,} objects classified by {predictions.results.name}"] if predictions else []),
+            *([f"{labelled:,} objects labelled by experts"] if determined else []),
+            f"{len(chart.taxa)} taxa",
+        ]
     )
-    if chart.confusion is not None:
-        yield (
-            f"counts are corrected by the classifier's confusion matrix ({chart.confusion.crops:,} validation crops, "
-            f"accuracy {100 * chart.confusion.accuracy:.1f} %)"
-        )
-    elif chart.options.is_corrected:
-        yield (
-            "counts are not corrected and intervals hold sampling error only, because the classifier has no confusion "
-            "matrix: train the head again, or give --confusion"
-        )
-    else:
-        yield "counts are not corrected and intervals hold sampling error only (--raw-counts)"
+    yield from describe_basis(chart)
     yield from _describe_samples(chart)
     yield from _describe_ranges(chart)
     yield from _describe_concentrations(chart)
@@ -130,6 +125,30 @@ def describe_findings(chart: WellChart, matched: MatchedWells | None = None) -> 
         yield f"{chart.zonation.number} zone{'s' if chart.zonation.number > 1 else ''} {origin}"
     if matched is not None:
         yield f"{strip_control_characters(matched.second.well)}: {describe_match(matched)}"
+
+
+def describe_basis(chart: WellChart) -> Iterator[str]:
+    """Describe in sentences what names the objects of a chart: labels, and predictions with their correction."""
+    determined, predictions = chart.well_samples.determined, chart.well_samples.predictions
+    if determined is not None:
+        yield from describe_determinations(determined)
+    if predictions is None:
+        yield (
+            "there are no predictions: the assemblage is what was labelled, and intervals hold sampling error only; "
+            "objects that `fossilray suggest` chose are no random sample of it"
+        )
+    elif chart.confusion is not None:
+        yield (
+            f"counts are corrected by the classifier's confusion matrix ({chart.confusion.crops:,} validation crops, "
+            f"accuracy {100 * chart.confusion.accuracy:.1f} %)"
+        )
+    elif chart.options.is_corrected:
+        yield (
+            "counts are not corrected and intervals hold sampling error only, because the classifier has no confusion "
+            "matrix: train the head again, or give --confusion"
+        )
+    else:
+        yield "counts are not corrected and intervals hold sampling error only (--raw-counts)"
 
 
 def _describe_ranges(chart: WellChart) -> Iterator[str]:
@@ -192,7 +211,8 @@ def _describe_samples(chart: WellChart) -> Iterator[str]:
     if pooled := [sample for sample in samples if sample.slides > 1]:
         depths = list_some([sample.interval for sample in pooled])
         yield f"slides of equal depth are pooled into one sample at {depths}"
-    if unclassified := sum(sample.slides - sample.classified for sample in samples):
+    has_predictions = chart.well_samples.predictions is not None
+    if has_predictions and (unclassified := sum(sample.slides - sample.classified for sample in samples)):
         yield f"slides without current predictions: {unclassified}; start `fossilray classify run` again"
     for verb, marked in (
         ("barren", [sample for sample in samples if sample.is_barren]),
@@ -249,6 +269,8 @@ _HEADINGS = {
     "slides_asked": "Slides classified",
     "objects_without_genus": "Objects not classified",
     "objects_counted": "Objects in taxa",
+    "labelled": "Of these labelled",
+    "labelled_apart": "Labelled, no taxon",
     "lost_percent": "Unreadable, %",
     "shannon": "Shannon H′",
     "simpson": "Simpson 1 − D",

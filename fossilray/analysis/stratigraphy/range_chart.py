@@ -62,6 +62,8 @@ class _Column:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     range_: TaxonRange
+    determined: NDArray[np.int64]
+    """(samples,) objects that experts determined."""
 
 
 def draw_chart(chart: WellChart, *, measure: Measure) -> Figure:
@@ -116,6 +118,7 @@ def _columns(chart: WellChart, measure: Measure) -> list[_Column]:
             low[:, taxon],
             high[:, taxon],
             chart.ranges[taxon],
+            chart.determined[:, taxon],
         )
         for taxon in kept
     ]
@@ -130,6 +133,7 @@ def _columns(chart: WellChart, measure: Measure) -> list[_Column]:
                 total,
                 total,
                 TaxonRange(None, None, None),
+                chart.determined[:, rest].sum(axis=1),
             )
         )
     return columns
@@ -145,8 +149,13 @@ def _measured(chart: WellChart, measure: Measure) -> tuple[NDArray[np.float64], 
             np.where(is_shown, np.nan_to_num(values[:, :-1], posinf=0.0), 0.0)
             for values in (concentrations.values, concentrations.low, concentrations.high)
         )
-    scale = 100.0 if measure == "percent" else estimate.objects[:, None]
-    return tuple(np.nan_to_num(shares * scale) for shares in (estimate.shares, estimate.low, estimate.high))
+    shares = (estimate.shares, estimate.low, estimate.high)
+    if measure == "percent":
+        return tuple(np.nan_to_num(100.0 * each) for each in shares)
+    # At least what was labelled is in the sample.
+    return tuple(
+        np.maximum(np.nan_to_num(each * estimate.objects[:, None]), chart.determined) for each in shares
+    )
 
 
 def _colours(chart: WellChart) -> dict[str, str]:
@@ -187,6 +196,17 @@ def _draw_column(panel: Axes, column: _Column, chart: WellChart, sheet: Sheet, *
         )
     has_line = (column.high > column.low) & (chart.estimate.objects != 0)
     panel.hlines(y[has_line], column.low[has_line], column.high[has_line], color=INK, linewidth=0.7)
+    seen = np.flatnonzero(column.determined)
+    panel.plot(
+        np.zeros(len(seen)),
+        y[seen],
+        marker="o",
+        markersize=3.0,
+        color=INK,
+        linewidth=0,
+        clip_on=False,
+        zorder=4,
+    )
     put_title(panel, column.title)
     mark_scale(panel, 10.0 if measure == "percent" else None)
 
@@ -311,7 +331,8 @@ def _draw_zone_lines(sheet: Sheet, chart: WellChart) -> None:
     for depth, sample in zip(sheet.y, chart.well_samples.samples, strict=True):
         if sample.objects:
             continue
-        reason = "barren" if sample.is_barren else "not classified"
+        reason = "not classified" if chart.well_samples.predictions is not None else "no labels"
+        reason = "barren" if sample.is_barren else reason
         height = height_of(sheet, depth)
         sheet.figure.add_artist(
             Line2D(
@@ -337,6 +358,8 @@ def _draw_legend(sheet: Sheet, chart: WellChart, measure: Measure) -> None:
     marks = [f"Bars: {unit}; lines: {level:g} % interval ({errors})"]
     if len(chart.well_sampled) < len(chart.well_samples.samples):
         marks.append(f"unfilled: fewer than {chart.options.min_objects} objects")
+    if chart.determined.any():
+        marks.append("● determined by an expert, present for sure")
     if chart.zonation is not None:
         marks.append("CONISS: total within-cluster sum of squares")
     kinds = {sample.sample_type for sample in chart.well_samples.samples}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.report.assemblages import TaxonSample, gather_assemblages
+from fossilray.analysis.stratigraphy.assemblages import Assemblages, TaxonSample, gather_assemblages
+from fossilray.analysis.stratigraphy.determined import DeterminedCounts, count_determinations
+from fossilray.core.config.choices import TaxonRank
 from fossilray.core.copies import find_copies
 from fossilray.core.errors import UsageError
 from fossilray.core.plausible_values import why_no_depth
@@ -17,6 +19,8 @@ from fossilray.core.records import SlideSummary, lost_share_of
 from fossilray.core.slide_sample import SlideSample, Spike
 from fossilray.core.text import list_some
 from fossilray.core.user_table import read_user_table
+from fossilray.labels.determinations import Determinations
+from fossilray.labels.taxonomy import Taxonomy
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.query.connection import connect, create_objects_view
@@ -44,12 +48,16 @@ class WellSample:
     classified: int
     """Slides that have predictions."""
     objects: int
-    """Objects that have a predicted label."""
+    """Objects that have a predicted label, or one of an expert."""
     unclassified: int
     """Objects without one, because their pixels could not be read."""
     lost_share: float
     """Share that could not be read, of the finest pass's foreground and of the crops together."""
     slide_ids: tuple[str, ...] = ()
+    labelled: int = 0
+    """Those of the objects that an expert determined."""
+    apart: Mapping[str, int] = field(default_factory=dict)
+    """Labelled objects that are no part of the assemblage by what they are, such as `reworked` or `wood`."""
 
     @property
     def interval(self) -> str:
@@ -68,17 +76,27 @@ class WellSample:
 
 @dataclass(frozen=True)
 class WellSamples:
-    """A well's samples and the counts of their predicted labels."""
+    """A well's samples, the counts of their predicted labels, and what experts determined."""
 
     well: str
-    predictions: DerivedListing
+    predictions: DerivedListing | None
+    """None: only labels are counted."""
     labels: tuple[str, ...]
     """Classes of the head."""
     samples: tuple[WellSample, ...]
     label_counts: NDArray[np.int64]
-    """(samples, labels) objects predicted as each label."""
+    """(samples, labels) objects predicted as each label, without those that have a label of an expert."""
     without_depth: tuple[str, ...]
     """slide_ids that are left out."""
+    determined: DeterminedCounts | None = None
+    """None: no labels are given."""
+    has_depths: bool = True
+    """Otherwise samples are slides in the order of their names, at a depth of 0."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Classes of the head, and further names under which experts determined objects."""
+        return self.labels if self.determined is None else self.determined.names
 
     @property
     def depths(self) -> NDArray[np.float64]:
@@ -86,23 +104,36 @@ class WellSamples:
         return np.array([sample.depth_m for sample in self.samples])
 
 
+@dataclass(frozen=True)
+class CountSources:
+    """What names the objects of a well."""
+
+    head: str | None = None
+    """Name of the predictions; None: the newest; `none`: labels alone."""
+    determinations: Determinations | None = None
+    """Labels of experts, which go before predictions."""
+    taxonomy: Taxonomy | None = None
+    rank: TaxonRank = "genus"
+    """Rank at which labels are counted."""
+
+
 def gather_samples(
     store: RunStore,
     well: str,
+    sources: CountSources,
     *,
-    head: str | None = None,
     depths: Mapping[str, float] | None = None,
     unique_scans: bool = False,
 ) -> WellSamples:
     """Return the samples of a well, with slides of equal depths and type pooled; without a depth they are left out.
 
     Args:
-        head: name of the predictions; None: the newest.
         depths: measured depths in metres by slide_id; they override the catalog.
         unique_scans: count slides that are the same scan once.
 
     Raises:
-        UsageError: the run lacks the well, predictions, or a slide that `depths` names; or no slide has a depth.
+        UsageError: the run lacks the well, predictions and labels, or a slide that `depths` names; or no slide has a
+            depth.
     """
     summaries = store.summaries()
     copies = find_copies(summaries) if unique_scans else {}
@@ -118,49 +149,107 @@ def gather_samples(
         )
     if unknown := set(depths or {}) - {slide.slide_id for slide in summaries}:
         raise UsageError(f"the depths name {list_some(sorted(unknown))}, which {store.url} does not have")
-    predictions = current_predictions(store, head, slides)
-    if predictions is None:
+    predictions = current_predictions(store, sources.head, slides)
+    if predictions is None and sources.determinations is None:
         raise UsageError(
-            f"{store.url} has no predictions; run `fossilray classify run {store.url} --head FILE` first"
+            f"{store.url} has no predictions; run `fossilray classify run {store.url} --head FILE` first, or give "
+            "--labels of an expert"
         )
-    if not predictions.files:
+    if predictions is not None and not predictions.files and sources.determinations is None:
         raise UsageError(
             f"the predictions {predictions.results.name} hold no slide of well {well}; run `fossilray classify run` "
             "again"
         )
-    with_depth = [slide for slide in slides if slide.measured_depth_m is not None]
-    if not with_depth:
+    if all(slide.measured_depth_m is None for slide in slides):
         raise UsageError(
             f"no slide of well {well} has a measured depth, so it has no order; correct them with `fossilray samples "
             "import`, or give --depths, a CSV of slide_id and measured_depth_m (`fossilray report` draws slides in the "
             "order of their names)"
         )
+    return samples_of_slides(store, slides, predictions, sources)
+
+
+def samples_of_slides(
+    store: RunStore,
+    slides: Sequence[SlideSummary],
+    predictions: DerivedListing | None,
+    sources: CountSources,
+) -> WellSamples:
+    """Return the samples of slides of one well; if none has a depth, each slide is a sample.
+
+    predictions: those of the slides that are current.
+    """
+    with_depth = [slide for slide in slides if slide.measured_depth_m is not None]
+    shown = with_depth or list(slides)
     known = _corrected_samples(store)
-    con = connect(store)
-    committed = store.committed_files()
-    files = {slide_id: committed[slide_id] for slide_id in predictions.files}
-    create_objects_view(con, store, files, genera=predictions)
-    assemblages = gather_assemblages(con, with_depth, predictions.files.keys())
-    classes = (predictions.results.record.head or {}).get("classes", ())
+    con, classified = None, frozenset[str]()
+    if predictions is not None and predictions.files:
+        con = connect(store)
+        committed = store.committed_files()
+        of_slides = [slide.slide_id for slide in shown if slide.slide_id in predictions.files]
+        create_objects_view(
+            con, store, {slide_id: committed[slide_id] for slide_id in of_slides}, genera=predictions
+        )
+        classified = frozenset(of_slides)
+    assemblages = gather_assemblages(con, shown, classified)
+    labels, label_counts = _label_counts(assemblages, predictions)
+    samples = [
+        _well_sample(
+            sample,
+            [slide for slide in shown if slide.slide_id in sample.slide_ids],
+            [known[slide_id] for slide_id in sample.slide_ids if slide_id in known],
+        )
+        for sample in assemblages.samples
+    ]
+    determined = None
+    if sources.determinations is not None:
+        determined = count_determinations(
+            sources.determinations,
+            assemblages.samples,
+            labels,
+            con=con,
+            well_slides=[slide.slide_id for slide in slides],
+            markers=[None if sample.spike is None else sample.spike.marker for sample in samples],
+            taxonomy=sources.taxonomy,
+            rank=sources.rank,
+        )
+        label_counts = label_counts - determined.called
+        samples = [_with_labels(sample, determined, row) for row, sample in enumerate(samples)]
+    return WellSamples(
+        well=slides[0].well,
+        predictions=predictions if con is not None else None,
+        labels=labels,
+        samples=tuple(samples),
+        label_counts=label_counts,
+        without_depth=tuple(slide.slide_id for slide in slides if slide not in shown),
+        determined=determined,
+        has_depths=bool(with_depth),
+    )
+
+
+def _label_counts(
+    assemblages: Assemblages, predictions: DerivedListing | None
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the classes of the head, and the objects (samples, classes) predicted as each."""
+    head = {} if predictions is None else predictions.results.record.head or {}
+    classes = head.get("classes", ())
     labels = (*classes, *(taxon for taxon in assemblages.taxa if taxon not in classes))
-    label_counts = np.zeros((len(assemblages.samples), len(labels)), np.int64)
+    counts = np.zeros((len(assemblages.samples), len(labels)), np.int64)
     columns = [labels.index(taxon) for taxon in assemblages.taxa]
     for row, sample in enumerate(assemblages.samples):
-        label_counts[row, columns] = sample.counts
-    return WellSamples(
-        well=well,
-        predictions=predictions,
-        labels=labels,
-        samples=tuple(
-            _well_sample(
-                sample,
-                [slide for slide in with_depth if slide.slide_id in sample.slide_ids],
-                [known[slide_id] for slide_id in sample.slide_ids if slide_id in known],
-            )
-            for sample in assemblages.samples
-        ),
-        label_counts=label_counts,
-        without_depth=tuple(slide.slide_id for slide in slides if slide.measured_depth_m is None),
+        counts[row, columns] = sample.counts
+    return labels, counts
+
+
+def _with_labels(sample: WellSample, determined: DeterminedCounts, row: int) -> WellSample:
+    """Return the sample with its labelled objects, which are no longer counted by their predictions."""
+    labelled = int(determined.counts[row].sum())
+    return replace(
+        sample,
+        objects=sample.objects - int(determined.called[row].sum()) + labelled,
+        unclassified=sample.unclassified - int(determined.without_prediction[row]),
+        labelled=labelled,
+        apart=determined.apart[row],
     )
 
 

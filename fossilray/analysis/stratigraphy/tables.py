@@ -10,6 +10,7 @@ import numpy as np
 
 from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.concentrations import Concentrations
+from fossilray.analysis.stratigraphy.determined import DISPLACED
 from fossilray.analysis.stratigraphy.match import MatchedWells
 from fossilray.analysis.stratigraphy.samples import WellSample
 
@@ -20,6 +21,11 @@ def well_tables(chart: WellChart) -> dict[str, bytes]:
         "counts.csv": _matrix(chart, np.round(chart.counts, 1).tolist()),
         "percent.csv": _matrix(chart, np.round(100 * np.nan_to_num(chart.estimate.shares), 2).tolist()),
         "called.csv": _matrix(chart, chart.predicted_counts.tolist()),
+        **(
+            {}
+            if chart.well_samples.determined is None
+            else {"labelled.csv": _matrix(chart, chart.determined.tolist())}
+        ),
         "intervals.csv": write_csv(_INTERVALS, _interval_rows(chart)),
         "samples.csv": write_csv(_SAMPLES, _sample_rows(chart)),
         "ranges.csv": write_csv(_RANGES, _range_rows(chart)),
@@ -48,13 +54,13 @@ def match_table(matched: MatchedWells) -> bytes:
 
 
 _INTERVALS = (
-    "well", "measured_depth_m", "top_depth_m", "base_depth_m", "sample_type", "taxon", "group", "called",
-    "count", "count_low", "count_high",
+    "well", "measured_depth_m", "top_depth_m", "base_depth_m", "sample_type", "taxon", "group",
+    "labelled", "predicted", "estimated", "count", "count_low", "count_high",
     "percent", "percent_low", "percent_high", "is_certain",
 )  # fmt: skip
 _SAMPLES = (
     "well", "measured_depth_m", "top_depth_m", "base_depth_m", "sample_type", "slides", "slides_asked",
-    "objects", "objects_without_genus", "objects_counted",
+    "objects", "objects_without_genus", "objects_counted", "labelled", *DISPLACED, "labelled_apart",
     "lost_percent", "state", "zone", "richness", "shannon", "simpson", "evenness", "fisher_alpha", "rarefied_to",
     "rarefied_richness",
 )  # fmt: skip
@@ -126,10 +132,14 @@ def _interval_rows(chart: WellChart) -> Iterable[Sequence[object]]:
         if not estimate.objects[row]:
             continue
         for column, (taxon, group) in enumerate(zip(chart.taxa, chart.groups, strict=True)):
+            labelled = int(chart.determined[row, column])
             shares = [float(values[row, column]) for values in (estimate.shares, estimate.low, estimate.high)]
             yield (
-                chart.well, *depth_columns(sample), taxon, group, int(chart.predicted_counts[row, column]),
-                *(round(share * float(estimate.objects[row]), 1) for share in shares),
+                chart.well, *depth_columns(sample), taxon, group, labelled,
+                int(chart.predicted_counts[row, column]),
+                round(max(shares[0] * float(estimate.objects[row]) - labelled, 0.0), 1),
+                # At least what was labelled is in the sample.
+                *(round(max(share * float(estimate.objects[row]), labelled), 1) for share in shares),
                 *(round(100 * share, 2) for share in shares),
                 bool(estimate.present_low[row, column] > 0),
             )  # fmt: skip
@@ -139,17 +149,22 @@ def _sample_rows(chart: WellChart) -> Iterable[Sequence[object]]:
     zone_of = {} if chart.zonation is None else dict(
         zip(chart.well_sampled, (chart.zonation.number - chart.zonation.zones).tolist(), strict=True)
     )  # fmt: skip
+    has_predictions = chart.well_samples.predictions is not None
     for row, (sample, index) in enumerate(zip(chart.well_samples.samples, chart.diversity, strict=True)):
         state = [
             *(["barren"] if sample.is_barren else []),
-            *(["not classified"] if sample.classified < sample.slides else []),
+            *(["not classified"] if has_predictions and sample.classified < sample.slides else []),
+            *(["no labels"] if not has_predictions and not sample.objects else []),
             *(["few objects"] if row not in chart.well_sampled and sample.objects else []),
             *(["lossy"] if sample.is_lossy else []),
         ]
         yield (
             chart.well, *depth_columns(sample),
             sample.slides, sample.classified, sample.objects, sample.unclassified,
-            round(float(chart.estimate.objects[row]), 1), round(100 * sample.lost_share, 3),
+            round(float(chart.estimate.objects[row]), 1),
+            sample.labelled, *(sample.apart.get(name, 0) for name in DISPLACED),
+            "; ".join(f"{name} {number}" for name, number in sample.apart.items() if name not in DISPLACED),
+            round(100 * sample.lost_share, 3),
             "; ".join(state), f"Z{zone_of[row]}" if row in zone_of else "", index.richness,
             *(_round(value) for value in (index.shannon, index.simpson, index.evenness, index.fisher_alpha)),
             chart.rarefaction_size or "", _round(index.rarefied),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.stratigraphy.chart import WellChart
+from fossilray.analysis.stratigraphy.chart import WellChart, sum_determined
 from fossilray.analysis.stratigraphy.expert.agreement import (
     FALSE_DISCOVERY_RATE,
     Recount,
@@ -89,13 +89,26 @@ def compare_with_expert(store: RunStore, chart: WellChart, expert: ExpertCounts)
     wells = {slide.slide_id: slide.well for slide in store.summaries()}
     matched = match_counts(chart, expert, well_of_slide=wells)
     column_of = {taxon: column for column, taxon in enumerate(matched.taxa)}
-    taxon_of_label = np.array([column_of.get(taxon, -1) for taxon in chart.grouping.taxon_of_label], np.int64)
+    taxon_of_name = [column_of.get(taxon, -1) for taxon in chart.grouping.taxon_of_label]
+    classes = chart.well_samples.labels if chart.confusion is None else chart.confusion.classes
+    taxon_of_label = np.array(taxon_of_name[: len(classes)], np.int64)
     counts = chart.well_samples.label_counts[list(matched.rows)]
+    determined = sum_determined(chart.well_samples, chart.names, taxon_of_name, len(matched.taxa))
+    determined = determined[list(matched.rows)]
     rng, level = np.random.default_rng(chart.options.seed), chart.options.level
+    taxa = len(matched.taxa)
     estimate = estimate_shares(
-        counts, taxon_of_label, len(matched.taxa), confusion=chart.confusion, level=level, rng=rng
+        counts,
+        taxon_of_label,
+        taxa,
+        confusion=chart.confusion,
+        determined=determined,
+        level=level,
+        rng=rng,
     )
-    drawn = draw_shares(counts, taxon_of_label, len(matched.taxa), confusion=chart.confusion, rng=rng)
+    drawn = draw_shares(
+        counts, taxon_of_label, taxa, confusion=chart.confusion, determined=determined, rng=rng
+    )
     specimens = matched.specimens
     low, high = wilson(
         specimens.astype(np.float64),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.stratigraphy.chart import WellChart
+from fossilray.analysis.stratigraphy.chart import WellChart, sum_determined
 from fossilray.analysis.stratigraphy.expert.counts import ExpertCount, ExpertCounts, ExpertSample
 from fossilray.analysis.stratigraphy.samples import WellSample
 from fossilray.core.site_names import normalise_well, well_key
@@ -85,8 +85,7 @@ def match_counts(
         )
     listed = sorted({row for row, _ in sums})
     table = np.array([[sums.get((row, taxon), 0) for taxon in taxa] for row in listed], np.int64)
-    is_compared = np.isin(chart.grouping.taxon_of_label[: chart.well_samples.label_counts.shape[1]], taxa)
-    objects = chart.well_samples.label_counts[listed][:, is_compared].sum(axis=1)
+    objects = _count_objects(chart, taxa)[listed]
     has_both = (table.sum(axis=1) > 0) & (objects > 0)
     rows = tuple(row for row, both in zip(listed, has_both.tolist(), strict=True) if both)
     if not rows:
@@ -96,13 +95,21 @@ def match_counts(
     return MatchedCounts(expert.role.name, rows, tuple(taxa), table[has_both], tuple(notes))
 
 
+def _count_objects(chart: WellChart, taxa: Sequence[int]) -> NDArray[np.int64]:
+    """Return the objects (samples,) that are predicted or determined as one of these taxa."""
+    counts, grouping = chart.well_samples.label_counts, chart.grouping
+    is_compared = np.isin(grouping.taxon_of_label[: counts.shape[1]], taxa)
+    determined = sum_determined(chart.well_samples, chart.names, grouping.taxon_of_label, len(grouping.taxa))
+    objects: NDArray[np.int64] = counts[:, is_compared].sum(axis=1) + determined[:, list(taxa)].sum(axis=1)
+    return objects
+
+
 def _taxa_by_name(chart: WellChart) -> tuple[dict[str, int], set[str]]:
     """Return the taxon of each name, and the names that are left out of the chart."""
     grouping = chart.grouping
-    labels = chart.well_samples.labels if chart.confusion is None else chart.confusion.classes
     taxon_of = {taxon_key(name): taxon for taxon, name in enumerate(grouping.taxa)}
     left_out = {taxon_key(name) for name in chart.options.leave_out}
-    for label, taxon in zip(labels, grouping.taxon_of_label, strict=True):
+    for label, taxon in zip(chart.names, grouping.taxon_of_label, strict=True):
         if taxon < 0:
             left_out.add(taxon_key(label))
         else:
@@ -204,7 +211,7 @@ def _notes(
     if unknown_taxa:
         named = [_describe_unknown(name, counts, known) for name, counts in unknown_taxa.items()]
         notes.append(
-            f"{source} counts taxa that the predictions do not have, which are not compared: "
+            f"{source} counts taxa that the chart does not have, which are not compared: "
             f"{list_some(named, most=8, separator='; ')}; correct the names, or give --taxonomy with them as synonyms"
         )
     if unknown_samples:

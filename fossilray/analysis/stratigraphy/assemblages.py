@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.report.statistics import chart_labels
 from fossilray.core.records import SlideSummary
 from fossilray.store.query.connection import query_table
 
@@ -27,7 +28,7 @@ class TaxonSample:
     classified: int
     """Slides that have predictions."""
     counts: NDArray[np.int64]
-    """(taxa,) objects of each taxon of the assemblages."""
+    """(taxa,) objects of each taxon of the assemblages, as predicted."""
     unclassified: int
     """Objects without a taxon, because their pixels could not be read."""
     top_m: float | None = None
@@ -72,9 +73,9 @@ class Assemblages:
 
 
 def gather_assemblages(
-    con: Connection, slides: Sequence[SlideSummary], classified: Collection[str]
+    con: Connection | None, slides: Sequence[SlideSummary], classified: Collection[str]
 ) -> Assemblages:
-    """Count the taxa of one well's slides in the view `objects`, which has the column `genus`.
+    """Count the taxa of one well's slides in the view `objects`, which has the column `genus`; None: count nothing.
 
     Taxa are ordered by the mean depth of their objects, the shallowest first; without depths, by their number.
 
@@ -88,7 +89,7 @@ def gather_assemblages(
     for slide in shown:
         key = slide.slide_id if slide.measured_depth_m is None else _depth_order(slide)[:-1]
         groups.setdefault(key, []).append(slide)
-    counts = _count(con, slides[0].well)
+    counts = {} if con is None else _count(con, slides[0].well)
     names = sorted({genus for genera in counts.values() for genus in genera if genus is not None})
     labels = chart_labels(shown)
     samples = [
@@ -101,6 +102,13 @@ def gather_assemblages(
         samples=tuple(replace(sample, counts=sample.counts[order]) for sample in samples),
         left_out=len(slides) - len(shown),
     )
+
+
+def chart_labels(slides: Iterable[SlideSummary]) -> dict[str, str]:
+    """Return a name for each slide in a chart, by slide_id: that of its file; its slide_id where others have that."""
+    stems = {slide.slide_id: PurePosixPath(slide.path).stem for slide in slides}
+    counts = Counter(stems.values())
+    return {slide_id: stem if counts[stem] == 1 else slide_id for slide_id, stem in stems.items()}
 
 
 def _depth_order(slide: SlideSummary) -> tuple[float, float, float, str, str]:
