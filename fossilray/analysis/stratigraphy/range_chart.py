@@ -358,14 +358,14 @@ def _draw_legend(sheet: Sheet, chart: WellChart, measure: Measure) -> None:
     marks = [f"Bars: {unit}; lines: {level:g} % interval ({errors})"]
     if len(chart.well_sampled) < len(chart.well_samples.samples):
         marks.append(f"unfilled: fewer than {chart.options.min_objects} objects")
-    if chart.determined.any():
-        marks.append("● determined by an expert, present for sure")
     if chart.zonation is not None:
         marks.append("CONISS: total within-cluster sum of squares")
     kinds = {sample.sample_type for sample in chart.well_samples.samples}
     of_types = [text for kind, text in _TYPE_MARKS.items() if kind in kinds]
     if any(range_.is_first_doubtful for range_ in chart.ranges):
         of_types.append("▽ first occurrence in cuttings, may be caved")
+    if chart.determined.any():
+        of_types.append("● determined by an expert, present for sure")
     left = LEFT / sheet.width_in
     figure.text(left, 0.6 / sheet.height_in, "; ".join(of_types), fontsize=7, color=QUIET)
     figure.text(left, 0.42 / sheet.height_in, "; ".join(marks), fontsize=7, color=QUIET)
