@@ -254,6 +254,17 @@ def test_contradicting_labels_leave_an_object_to_its_prediction(run: RunStore, t
     assert "1 objects have labels that contradict each other" in " | ".join(describe_findings(computed))
 
 
+def test_labels_of_an_earlier_attempt_are_found_by_their_position(run: RunStore, tmp_path: Path) -> None:
+    objects = [(TOP, number, "Azolla") for number in range(9)]
+    labels = label_objects(run, tmp_path / "labels", objects, attempt="earlier")
+    computed = chart(run, labels)
+    found = computed.well_samples.determined
+    assert found is not None
+    assert found.determinations.moved == 9
+    assert computed.determined[0, computed.taxa.index("Azolla")] == 9
+    assert computed.well_samples.samples[0].objects == 80
+
+
 def test_labels_follow_their_slide_into_another_well(run: RunStore, tmp_path: Path) -> None:
     labels = label_objects(run, tmp_path / "labels", [(TOP, 0, "Azolla"), (SLIDES[1], 0, "Azolla")])
     moved = replace(chart(run, labels).options, depths={TOP: 2100.0})
