@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.options import OBJECTS_RUN_HELP, ConfigOption, SetOption, login, open_store, outside_runs
+from fossilray.cli.options import (
+    OBJECTS_RUN_HELP,
+    ConfigOption,
+    ObjectsOption,
+    SetOption,
+    login,
+    open_store,
+    outside_runs,
+)
 from fossilray.cli.output import out, print_line, working
+from fossilray.core.config.choices import PredictedNames
 from fossilray.core.text_table import TextColumn, TextTable
 
 if TYPE_CHECKING:
@@ -25,6 +34,10 @@ _MAX_CONFLICTS = 20
 LabelSetArgument = Annotated[
     Path,
     typer.Argument(metavar="LABELS", help="Folder of a label set, which `fossilray labels import` made."),
+]
+AnnotatorOption = Annotated[
+    str | None,
+    typer.Option(help="Annotator, where the source does not name one; default: your login name."),
 ]
 RoundOption = Annotated[
     int | None,
@@ -43,22 +56,52 @@ def import_labels(
     ],
     run: Annotated[str, typer.Option("--run", help=OBJECTS_RUN_HELP)],
     to: Annotated[Path, typer.Option("--to", help="Create or extend the label set in this folder.")],
-    annotator: Annotated[
-        str | None,
-        typer.Option(help="Annotator, where the source does not name one; default: your login name."),
-    ] = None,
+    annotator: AnnotatorOption = None,
     override: Annotated[
         bool, typer.Option("--override", help="Override all earlier labels of the same objects.")
     ] = False,
+    predicted: Annotated[
+        PredictedNames,
+        typer.Option(
+            "--predicted",
+            help="Names that a classifier predicted: refuse the source, leave them out, or import them, because a "
+            "person has looked at each (checked).",
+        ),
+    ] = "refuse",
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            "--vocabulary",
+            help="Taxonomy (.csv, .xlsx, .ods, .parquet, .yaml) with the only names to accept, in its spelling.",
+        ),
+    ] = None,
+    same: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--same",
+            metavar="OLD=NEW",
+            help="Import a name as another one; a name as itself is kept beside other spellings; may be repeated.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Import labels into a label set as a new round, all or nothing, and list objects with conflicting labels."""
     from fossilray.labels.importing import import_label_round
+    from fossilray.labels.spelling import read_spelling
 
+    spelling = read_spelling(vocabulary, same or [])
     store = open_store(run, config, set_)
     with working("labels"):
-        report = import_label_round(source, store, to, who=annotator or login(), overrides=override)
+        report = import_label_round(
+            source,
+            store,
+            to,
+            who=annotator or login(),
+            overrides=override,
+            predicted=predicted,
+            spelling=spelling,
+        )
     _print_import(report, source, to)
 
 
@@ -75,6 +118,8 @@ def _print_import(report: ImportReport, source: Path, to: Path) -> None:
         print_line(f"{report.unlabelled} have no label yet")
     if report.automatic:
         print_line(f"{report.automatic} were labelled by ParticleTrieur itself and not validated; left out")
+    if report.predicted:
+        print_line(f"{report.predicted} names were predicted and not changed; left out")
     if report.missed:
         print_line(f"{report.missed} are of objects that the detector missed")
     _print_matches(report.moved, report.without)
@@ -115,6 +160,7 @@ def show(
     for name, count in sorted(counted.items()):
         names.add_row(name, str(count))
     out.print(names)
+    _print_spellings(current.consensus.values())
     _print_fields(current.consensus.values())
     print_line(f"after round {current.version}: {len(current.consensus)} objects with a label")
     _print_conflicts(list(current.conflicts.values()))
@@ -142,6 +188,36 @@ def export_set(
 
     count = export_labels(LabelSet.open(labels).labels(version=round_), out_file)
     print_line(f"{count} labels -> {out_file}")
+
+
+def withdraw(
+    labels: LabelSetArgument,
+    run: Annotated[str, typer.Option("--run", help=OBJECTS_RUN_HELP)],
+    object_: ObjectsOption = None,
+    given_in: Annotated[
+        int | None,
+        typer.Option(
+            "--given-in",
+            min=1,
+            help="Withdraw the current labels of this round, by all annotators unless --annotator names one.",
+        ),
+    ] = None,
+    annotator: AnnotatorOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Withdraw labels of objects, or of a whole round, as a new round; the history keeps them."""
+    from fossilray.core.slide_names import parse_object_name
+    from fossilray.labels.withdrawal import withdraw_labels
+
+    record = withdraw_labels(
+        labels,
+        open_store(run, config, set_),
+        who=annotator or (None if given_in is not None else login()),
+        objects=[parse_object_name(name) for name in object_ or []],
+        given_in=given_in,
+    )
+    print_line(f"round {record.number}: {record.labels} labels withdrawn -> {labels}")
 
 
 def status_in_run(
@@ -193,6 +269,15 @@ def _print_fields(labels: Iterable[Label]) -> None:
         counted.update(filter(None, words))
     if counted:
         print_line(", ".join(f"{word}: {count}" for word, count in sorted(counted.items())))
+
+
+def _print_spellings(labels: Iterable[Label]) -> None:
+    """Print which names differ in their spelling only."""
+    from fossilray.labels.spelling import spellings_of
+
+    for spelled in spellings_of(label.occurrence.taxon for label in labels):
+        names = ", ".join(f"{name} ({number})" for name, number in spelled)
+        print_line(f"one name in several spellings, a class under the first: {names}")
 
 
 def _print_conflicts(conflicts: Sequence[Conflict]) -> None:

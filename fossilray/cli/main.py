@@ -95,6 +95,7 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
                 "export": labels.export_set,
                 "show": labels.show,
                 "status": labels.status_in_run,
+                "withdraw": labels.withdraw,
             },
         ),
         "classify": Subcommands(

@@ -44,7 +44,7 @@ def agree(occurrences: Sequence[Occurrence], naming: Naming) -> Agreement:
         return Agreement(None, "contradicted", is_conflict=True)
     (kind,) = kinds
     lineages = [_lineage(occurrence.taxon, occurrence, naming) for occurrence in occurrences]
-    if _contradict(lineages, exact=naming.taxonomy is None):
+    if _contradict(lineages):
         return Agreement(None, "contradicted", is_conflict=True)
     if kind != "fossil" and naming.not_fossils == "leave-out":
         return Agreement(None, f"of what is not a whole fossil ({kind})")
@@ -108,13 +108,13 @@ def _lineage(taxon: str, occurrence: Occurrence, naming: Naming) -> Lineage:
     return {level: name for level, name in lineage.items() if RANKS.index(level) >= first}
 
 
-def _contradict(lineages: Sequence[Lineage], *, exact: bool) -> bool:
+def _contradict(lineages: Sequence[Lineage]) -> bool:
     """Whether two lineages have different names at a rank, or none of their ranks in common."""
     for number, lineage in enumerate(lineages):
         for other in lineages[number + 1 :]:
             common = lineage.keys() & other.keys()
             pairs = [(lineage[rank], other[rank]) for rank in common]
-            if any(a != b and (exact or taxon_key(a) != taxon_key(b)) for a, b in pairs):
+            if any(taxon_key(a) != taxon_key(b) for a, b in pairs):
                 return True
             if lineage and other and not common:
                 return True

@@ -13,6 +13,7 @@ from fossilray.core.text import escape_formula
 from fossilray.labels.agreement import Naming, agree
 from fossilray.labels.label_set import Labels, LabelSet
 from fossilray.labels.matching import NO_OBJECT, STILL_MISSED, LabelMatches, match_labels
+from fossilray.labels.spelling import spellings_of
 from fossilray.store import RunStore
 
 CurrentLabel = tuple[tuple[str, int], str]
@@ -27,7 +28,10 @@ class LabelsOfRun:
     """Labels by object, those of other attempts under the key of the object at their position."""
     matches: LabelMatches
     current: tuple[CurrentLabel, ...]
-    """Labelled objects of the run with their classes, sorted by slide and object."""
+    """Labelled objects of the run with their classes, sorted by slide and object.
+
+    Classes that differ only in case, blanks or underscores have the most frequent spelling.
+    """
     labelled: tuple[tuple[str, int], ...]
     """All objects of the run with a label, also those without a class."""
     left_out: tuple[tuple[str, str], ...]
@@ -73,6 +77,10 @@ def labels_of_run(
             unnamed[agreement.reason] += 1
     for conflict in merged.conflicts.values():
         left_out.append((conflict.object_shown, f"labelled {conflict.names_text}"))
+    common = {
+        name: spelled[0][0] for spelled in spellings_of(name for _, name in current) for name, _ in spelled
+    }
+    current = [(key, common.get(name, name)) for key, name in current]
     return LabelsOfRun(
         merged, matches, tuple(current), tuple(labelled), tuple(left_out), dict(sorted(unnamed.items()))
     )

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fossilray.core.atomic_files import atomic_folder
+from fossilray.core.config.choices import PredictedNames
 from fossilray.core.errors import FossilrayError, UsageError
-from fossilray.core.text import strip_control_characters
+from fossilray.core.text import counted, strip_control_characters
 from fossilray.labels.label import Label
 from fossilray.labels.label_set import Conflict, LabelSet, is_label_set
 from fossilray.labels.labelled_objects import find_labelled_objects
 from fossilray.labels.matching import match_labels
 from fossilray.labels.rounds import RoundRecord
-from fossilray.labels.sources import parse_labels
+from fossilray.labels.sources import ParsedLabel, parse_labels
+from fossilray.labels.spelling import Spelling, check_spelling
 from fossilray.store import RunStore
 
 
@@ -31,6 +33,8 @@ class ImportReport:
     """Labels that replace an earlier one of the same annotator."""
     unlabelled: int
     automatic: int
+    predicted: int
+    """Names that a head gave, left out."""
     missed: int
     """Labels of objects that the detector missed."""
     moved: int
@@ -44,20 +48,35 @@ class ImportReport:
 
 
 def import_label_round(
-    source: Path, store: RunStore, into: Path, *, who: str, overrides: bool = False
+    source: Path,
+    store: RunStore,
+    into: Path,
+    *,
+    who: str,
+    overrides: bool = False,
+    predicted: PredictedNames = "refuse",
+    spelling: Spelling | None = None,
 ) -> ImportReport:
     """Commit the labels of a source as a new round, if all of them name objects of the run.
 
-    who: the annotator of labels for which the source does not name one. overrides: the labels replace those of all
-    annotators for their objects.
+    Args:
+        who: the annotator of labels for which the source does not name one.
+        overrides: the labels replace those of all annotators for their objects.
+        predicted: what to do with names that the source marks as a head's; `checked`: they are labels of the
+            annotator, who has looked at each.
+        spelling: names to accept and to replace; None: all, as they are.
 
     Raises:
-        UsageError: the source cannot be read, contradicts itself, or labels an object that the run does not hold.
+        UsageError: the source cannot be read, contradicts itself, labels an object that the run does not hold, has
+            predicted names, or names that are not known or spelled in two ways.
     """
     parsed = parse_labels(source)
+    names_by_head = sum(label.is_predicted for label in parsed.labels)
+    given = _without_predictions(source, parsed.labels, predicted)
     if is_label_set(source) and into.exists() and source.resolve() == into.resolve():
         raise UsageError(f"{source} cannot be imported into itself; name another label set with --to")
-    labels = find_labelled_objects(source, store, parsed.labels, who=strip_control_characters(who.strip()))
+    given = check_spelling(source, given, into, spelling or Spelling())
+    labels = find_labelled_objects(source, store, given, who=strip_control_characters(who.strip()))
     add = functools.partial(
         LabelSet.add,
         source=strip_control_characters(parsed.name),
@@ -86,12 +105,35 @@ def import_label_round(
         changed=changed,
         unlabelled=parsed.unlabelled,
         automatic=parsed.automatic,
+        predicted=names_by_head if predicted == "leave-out" else 0,
         missed=sum(label.is_missed for label in labels),
         moved=len(matches.moved),
         without=matches.reasons,
         conflicts=tuple(merged.conflicts.values()),
         situations=merged.situations,
     )
+
+
+def _without_predictions(
+    source: Path, labels: Sequence[ParsedLabel], predicted: PredictedNames
+) -> Sequence[ParsedLabel]:
+    """Return the labels without predicted names, or with them if they were checked.
+
+    Raises:
+        UsageError: there are such names, and they are refused.
+    """
+    of_head = [label for label in labels if label.is_predicted]
+    if not of_head or predicted == "checked":
+        return labels
+    if predicted == "refuse":
+        first = of_head[0]
+        raise UsageError(
+            f"{source} has {counted(len(of_head), 'name')} that a classifier predicted, the first "
+            f"{first.occurrence.shown} of {first.shown} ({first.position}); a prediction is no label. Import the names "
+            "that a person gave or changed with --predicted leave-out, or, if a person has looked at each of them, all "
+            "with --predicted checked; in a table, `expert` in name_source marks a row that was checked"
+        )
+    return [label for label in labels if not label.is_predicted]
 
 
 def _is_known(label: Label, before: Label | None) -> bool:

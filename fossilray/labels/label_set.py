@@ -131,6 +131,14 @@ class LabelSet:
         """
         return [self._read(number)[0] for number in self._numbers()]
 
+    def labels_of_round(self, number: int) -> list[Label]:
+        """Return the labels of one round as it has them, with those that it withdraws.
+
+        Raises:
+            StoreError: the round's file is damaged or missing.
+        """
+        return self._read(number)[1]
+
     def damage(self) -> list[tuple[str, str]]:
         """Return every file that cannot be used, with the reason; all files are read.
 

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,6 +25,7 @@ from fossilray.core.text import counted, list_some, strip_control_characters
 from fossilray.core.user_table import parse_user_table
 from fossilray.labels.label import Box, Scan
 from fossilray.labels.label_set import LabelSet, is_label_set
+from fossilray.labels.name_marks import exported_files, is_predicted_image, is_predicted_row
 from fossilray.labels.occurrence import Occurrence
 from fossilray.labels.occurrence_cells import (
     BOX_COLUMNS,
@@ -40,7 +41,8 @@ _IMAGE_COLUMNS = ("path", "file", "filename", "image", "dossier")
 _WHO_COLUMNS = ("who", "validated_by", "labeled_by")
 _MOST_BYTES = 512 * 1024 * 1024
 
-_ImageRow = tuple[str, Occurrence | None, str | None, str]
+_ImageRow = tuple[str, Occurrence | None, str | None, str, bool]
+"""Image, occurrence, annotator, position, whether the name is predicted."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class ParsedLabel:
     scan: Scan = field(default_factory=Scan)
     at: str = ""
     run_digest: str = ""
+    is_predicted: bool = False
+    """Whether the source states that a head gave the name."""
 
     @property
     def shown(self) -> str:
@@ -151,10 +155,13 @@ def _read_folder(folder: Path) -> ParsedLabels:
     )
     if not names:
         raise UsageError(f"{folder} holds no <genus>/<image> files; sort images into one folder per genus")
+    exported = exported_files(folder)
     rows: list[_ImageRow] = []
     for name in names:
         parts = Path(name).parts
-        rows.append((name, occurrence_of_cell(parts[-2] if len(parts) > 1 else ""), None, name))
+        label = parts[-2] if len(parts) > 1 else ""
+        is_predicted = is_predicted_image(folder / name, label=label, exported=exported)
+        rows.append((name, occurrence_of_cell(label), None, name, is_predicted))
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     return _by_image(folder, rows, automatic=0, digest=digest)
 
@@ -178,7 +185,10 @@ def _read_table(path: Path, content: bytes, digest: str) -> ParsedLabels:
             raise row.error(f"it has {counted(row.written_cells, 'cell')}, too few")
     if not is_keyed:
         assert image is not None
-        listed = [(row[image], _occurrence(row), _annotator(row), row.location) for row in table.rows]
+        listed = [
+            (row[image], _occurrence(row), _annotator(row), row.location, is_predicted_row(row))
+            for row in table.rows
+        ]
         return _by_image(path, listed, automatic=0, digest=digest)
     labels = [label for row in table.rows if (label := _label_of_row(row)) is not None]
     return _without_repeats(
@@ -212,14 +222,17 @@ def _label_of_row(row: TableRow) -> ParsedLabel | None:
         raise row.error(
             "kind is 'no object', which strikes out the box of an object; fill in object_id", "object_id"
         )
-    return ParsedLabel(
+    label = ParsedLabel(
         row["slide_id"],
         object_id,
         occurrence,
         _annotator(row),
         row.location,
-        *(() if is_shifted else (box, row["attempt"], scan_of(row), time_of(row))),
+        is_predicted=is_predicted_row(row),
     )
+    if is_shifted:
+        return label
+    return replace(label, box=box, attempt=row["attempt"], scan=scan_of(row), at=time_of(row))
 
 
 def _annotator(row: TableRow) -> str | None:
@@ -253,7 +266,7 @@ def _read_project(path: Path, content: bytes, digest: str) -> ParsedLabels:
             automatic += 1
             continue
         name = image.findtext("source/filename") or ""
-        rows.append((name, occurrence_of_cell(code), validated or None, f"image {number}"))
+        rows.append((name, occurrence_of_cell(code), validated or None, f"image {number}", False))
     return _by_image(path, rows, automatic=automatic, digest=digest)
 
 
@@ -271,16 +284,16 @@ def _best_code(image: ElementTree.Element) -> str:
 
 
 def _by_image(source: Path, rows: Sequence[_ImageRow], *, automatic: int, digest: str) -> ParsedLabels:
-    """Labels of rows of (image, occurrence, annotator, position)."""
+    """Labels of rows of images."""
     labels, nameless = [], []
-    for image, occurrence, who, position in rows:
+    for image, occurrence, who, position, is_predicted in rows:
         if occurrence is None:
             continue
         key = object_of(image)
         if key is None:
             nameless.append(image)
         else:
-            labels.append(ParsedLabel(*key, occurrence, who, position))
+            labels.append(ParsedLabel(*key, occurrence, who, position, is_predicted=is_predicted))
     if nameless:
         raise UsageError(
             f"{source}: {len(nameless)} labelled images do not name an object: "

@@ -19,6 +19,7 @@ from fossilray.core.atomic_files import atomic_text, make_folder, write_atomical
 from fossilray.core.config.choices import BoxFormat
 from fossilray.core.errors import UsageError
 from fossilray.core.images import restore_aspect_ratio
+from fossilray.core.name_source import NAME_SOURCE
 from fossilray.core.records import SlideSummary
 from fossilray.core.slide_names import check_slide_id
 from fossilray.core.text import escape_formula
@@ -124,7 +125,10 @@ def _write_geojson(out: Path, selection: ObjectSelection, *, subtract_bounds: bo
         path = out if as_file else out / f"{stems[objects.summary.slide_id]}.geojson"
         origin = (objects.summary.bounds_x, objects.summary.bounds_y) if subtract_bounds else (0, 0)
         with atomic_text(path) as file:
-            file.write('{"type":"FeatureCollection","features":[\n')
+            # RFC 7946 lets a collection have further members.
+            mark = {NAME_SOURCE: selection.name_source} if selection.name_source else {}
+            members = json.dumps({"type": "FeatureCollection", **mark})
+            file.write(f'{members[:-1]}, "features":[\n')
             written += write_joined(file, (_feature(row, origin) for row in objects.table.to_pylist()))
             file.write("\n]}\n")
         clipped += objects.clipped
@@ -153,13 +157,16 @@ def _write_csv(out: Path, selection: ObjectSelection) -> ExportResult:
     written = clipped = 0
     with atomic_text(out, newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*selection.columns, *QUPATH_CORNERS])
+        has_names = "genus" in selection.columns
+        writer.writerow([*selection.columns, *QUPATH_CORNERS, *([NAME_SOURCE] if has_names else [])])
         for objects in selection:
             for row in objects.table.to_pylist():
                 values = [
                     escape_formula(value) if isinstance(value, str) else value for value in row.values()
                 ]
-                writer.writerow([*values, *_in_qupath(row, objects.summary)])
+                source = selection.name_source if row.get("genus") is not None else ""
+                marks = [source] if has_names else []
+                writer.writerow([*values, *_in_qupath(row, objects.summary), *marks])
             written += objects.table.num_rows
             clipped += objects.clipped
     return ExportResult(written, clipped)

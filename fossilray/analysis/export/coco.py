@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from fossilray.analysis.export.tiles import (
 )
 from fossilray.core.atomic_files import atomic_folder, atomic_text, make_folder, write_new
 from fossilray.core.errors import UsageError
+from fossilray.core.name_source import NAME_SOURCE
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 
@@ -72,7 +74,10 @@ def export_coco(
         make_folder(made / IMAGES)
         dataset = _Dataset(made, selection, options)
         with atomic_text(made / ANNOTATIONS) as file:
-            file.write('{"info":{"description":"Objects found by fossilray"},\n"licenses":[],\n"images":[\n')
+            info = {"description": "Objects found by fossilray"}
+            if selection.name_source:
+                info[NAME_SOURCE] = selection.name_source
+            file.write(f'{{"info":{json.dumps(info)},\n"licenses":[],\n"images":[\n')
             write_joined(file, dataset.write_images())
             file.write('\n],\n"categories":[\n')
             write_joined(file, dataset.categories())

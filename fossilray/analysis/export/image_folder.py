@@ -20,6 +20,7 @@ from fossilray.analysis.export.selection import (
 from fossilray.core.atomic_files import atomic_folder, atomic_text, make_folder, write_new
 from fossilray.core.errors import UsageError
 from fossilray.core.images import restore_aspect_ratio
+from fossilray.core.name_source import NAME_SOURCE, NameMark, mark_jpeg
 from fossilray.core.text import escape_formula
 from fossilray.core.types import Image
 from fossilray.store import RunStore
@@ -27,7 +28,17 @@ from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import load_crops
 
 OBJECTS_CSV = "objects.csv"
-_COLUMNS = ("file", "genus", "genus_score", "slide_id", "object_id", "well", "measured_depth_m", *CORNERS)
+_COLUMNS = (
+    "file",
+    "genus",
+    "genus_score",
+    NAME_SOURCE,
+    "slide_id",
+    "object_id",
+    "well",
+    "measured_depth_m",
+    *CORNERS,
+)
 _BATCH_CROPS = 512
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{name}{i}" for name in ("COM", "LPT") for i in range(1, 10))}
 """Names of devices in Windows, with any suffix."""
@@ -43,8 +54,8 @@ def export_image_folder(
 ) -> ExportResult:
     """Write <genus>/<slide_id>-<object_id>.jpg of every object with a genus, in its proportions, and objects.csv.
 
-    objects.csv has one row per file. A genus whose name is not a safe folder name gets a safe one; the table has the
-    genus. Memory holds 512 crops.
+    objects.csv has one row per file. It and the EXIF of each image state that the name is a prediction. A genus whose
+    name is not a safe folder name gets a safe one; the table has the genus. Memory holds 512 crops.
 
     Raises:
         QueryError: DuckDB refuses the condition.
@@ -77,8 +88,13 @@ def export_image_folder(
                     sides = (stored["width_um"], stored["height_um"])
                     image = crop if letterboxed else restore_aspect_ratio(crop, *sides)
                     path = f"{folders[row['genus']]}/{stem}-{row['object_id']:06d}.jpg"
-                    write_new(made / path, encode_crop(image, quality=SAVED_JPEG_QUALITY))
-                    values = [path, *(row[column] for column in _COLUMNS[1:])]
+                    mark = NameMark(
+                        selection.name_source, row["genus"], folders[row["genus"]], row["genus_score"]
+                    )
+                    jpeg = encode_crop(image, quality=SAVED_JPEG_QUALITY)
+                    write_new(made / path, mark_jpeg(jpeg, mark))
+                    cells = {**row, "file": path, NAME_SOURCE: selection.name_source}
+                    values = [cells[column] for column in _COLUMNS]
                     table.writerow(
                         escape_formula(value) if isinstance(value, str) else value for value in values
                     )

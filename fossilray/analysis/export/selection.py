@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import QueryError, UsageError
 from fossilray.core.formats.parquet import read_parquet_metadata
+from fossilray.core.name_source import predicted_source
 from fossilray.core.records import SlideSummary
 from fossilray.core.schemas import NEW_OBJECT_COLUMNS, OBJECTS_SCHEMA
 from fossilray.core.slide_names import check_slide_id
@@ -95,6 +96,11 @@ class ObjectSelection:
     def predictions(self) -> str | None:
         """Name of the predictions; None without."""
         return None if self._genera is None else self._genera.results.name
+
+    @property
+    def name_source(self) -> str:
+        """Mark of the names of the predictions, for the column `name_source`; empty without predictions."""
+        return "" if self._genera is None else predicted_source(self._genera.results.record.head)
 
     @property
     def classes(self) -> tuple[str, ...]:

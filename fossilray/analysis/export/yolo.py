@@ -32,6 +32,7 @@ from fossilray.analysis.export.tiles import (
 )
 from fossilray.core.atomic_files import atomic_folder, atomic_text, make_folder, write_new
 from fossilray.core.config.choices import SplitBy
+from fossilray.core.name_source import NAME_SOURCE
 from fossilray.core.text import escape_formula
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
@@ -95,7 +96,9 @@ def export_yolo(
             for objects in selection:
                 dataset.add(objects)
         names = ("object", *selection.classes)
-        write_new(made / "data.yaml", _yaml(names, split, reached=dataset.validation_share))
+        write_new(
+            made / "data.yaml", _yaml(names, split, selection.name_source, reached=dataset.validation_share)
+        )
     return YoloExport(dataset.counts, dataset.images["val"], split)
 
 
@@ -185,7 +188,7 @@ def _lines(tile: ExportTile, classes: Sequence[int]) -> str:
     )
 
 
-def _yaml(names: Sequence[str], split: Split, *, reached: float) -> str:
+def _yaml(names: Sequence[str], split: Split, name_source: str, *, reached: float) -> str:
     """Return the text of data.yaml.
 
     It has no `path`, so that ultralytics searches from the folder of the file and the dataset can be moved.
@@ -195,6 +198,7 @@ def _yaml(names: Sequence[str], split: Split, *, reached: float) -> str:
         "train": "images/train",
         "val": "images/val" if is_split else "images/train",
         "names": dict(enumerate(names)),
+        **({NAME_SOURCE: name_source} if name_source else {}),
     }
     share = f" {reached:.1%} of the images are for validation." if is_split else ""
     return f"# {split.explanation}{share}\n{yaml.safe_dump(content, allow_unicode=True, sort_keys=False)}"

@@ -37,6 +37,8 @@ TaxonRank = Literal["species", "genus", "family", "group"]
 """From fine to coarse."""
 NotFossils = Literal["classes", "leave-out"]
 UncertainLabels = Literal["leave-out", "train"]
+PredictedNames = Literal["refuse", "leave-out", "checked"]
+"""Of a source of labels: `checked` if a person has looked at each."""
 TaxonOrder = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
 
 # Plates
