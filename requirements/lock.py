@@ -26,10 +26,10 @@ BUILD = ("setuptools",)
 CLUSTER = ("boto3", "google-api-python-client", "opencv-python-headless")
 """Needed on a cluster alone: Ray's providers of machines, and the OpenCV that needs no screen."""
 LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "run.txt": ((), BUILD),
+    "run.txt": (("serve",), BUILD),
     "cluster.txt": (("cluster", "gcs"), (*BUILD, *CLUSTER)),
     "all.txt": (
-        ("azure", "cluster", "export", "gcs", "learn", "onnx", "similar"),
+        ("azure", "cluster", "export", "gcs", "learn", "onnx", "serve", "similar"),
         (*BUILD, *CLUSTER),
     ),
     "test.txt": (("test",), BUILD),

@@ -20,6 +20,7 @@ BLUE, GREEN, AMBER, GREY = "#dcebf3", "#dff0e1", "#fbeccb", "#eef1f3"
 PURPOSE = {
     "cli": "commands",
     "jobs": "work on Ray: scheduler, jobs, submission",
+    "serve": "pages in a browser, labels",
     "analysis": "results of a finished run",
     "evaluation": "published protocols",
     "processing": "one slide, scan to rows; no Ray",

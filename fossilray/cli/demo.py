@@ -148,6 +148,7 @@ def _print_paths(console: Console, folder: Path) -> None:
             "crops",
             f'fossilray crops {run} --where "opacity > 0.4" --out {shlex.quote(str(folder / "dark-crops"))}',
         ),
+        ("serve", f"fossilray serve {run} --labels {shlex.quote(str(folder / 'labels'))}"),
         ("export", f"fossilray export {run} --format geojson --out {shlex.quote(str(folder / 'geojson'))}"),
     )
     console.print()

@@ -24,6 +24,7 @@ from fossilray.cli import (
     process,
     results,
     samples,
+    serve,
     similar,
     specimens,
     submit,
@@ -64,6 +65,7 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
         "report": results.report,
         "query": results.query_run,
         "chart": chart.chart,
+        "serve": serve.serve,
         "samples": Subcommands(
             "Export and correct wells, depths and samples of a run's slides.",
             {

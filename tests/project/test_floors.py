@@ -21,7 +21,7 @@ FLOORS = (
     ("slides", "labels"),
     ("processing", "training"),
     ("analysis", "evaluation"),
-    ("jobs",),
+    ("jobs", "serve"),
     ("cli",),
 )
 """From the bottom."""
@@ -42,7 +42,8 @@ MAY_IMPORT = {
         "training/curation"
     ),
     "jobs": "core store models slides processing training analysis/search",
-    "cli": "core render store models slides labels processing training analysis evaluation jobs synthetic",
+    "serve": "core store slides labels analysis/specimens",
+    "cli": "core render store models slides labels processing training analysis evaluation jobs serve synthetic",
 }
 """Rooms, or one sub-room or file of a room."""
 ENGINES = {
@@ -51,6 +52,9 @@ ENGINES = {
     "ultralytics": {"models/detectors", "training/detector"},
     "zarr": {"store/arrays"},
     "duckdb": {"store/query", "cli/doctor"},
+    "fastapi": {"serve"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
     "faiss": {"analysis/search"},
     "lightly": {"training/methods/lightly_modules"},
     "pytorch_metric_learning": {"training/methods"},

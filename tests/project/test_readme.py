@@ -82,7 +82,8 @@ def test_the_demo_again_finds_everything_done(demo: Demo) -> None:
     assert "2 of 2 slides committed (2 before)" in again
 
 
-def test_every_command_of_the_readme_works(demo: Demo) -> None:
+def test_every_command_of_the_readme_works(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # `serve` would go on for ever
     write_slide(demo.place / "own-slides" / "a.mrxs", size=1024)
     ran = 0
     for line in "".join(blocks(README, "bash")).splitlines():

@@ -1,0 +1,72 @@
+"""The command that serves the pages: look at slides and label in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fossilray.cli.options import ConfigOption, PredictionsOption, RunsArgument, SetOption, login, open_store
+from fossilray.cli.output import print_line, working
+from fossilray.cli.specimens import SlideFolderOption
+from fossilray.core.errors import UsageError
+
+
+def serve(
+    runs: RunsArgument,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="Label set that labels go to, created if the folder is empty or missing; without it nothing is "
+            "labelled.",
+        ),
+    ] = None,
+    predictions: PredictionsOption = None,
+    slides: SlideFolderOption = None,
+    annotator: Annotated[
+        str | None,
+        typer.Option(help="Annotator, where the source does not name one; default: your login name."),
+    ] = None,
+    annotators: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotators",
+            help="Table (.csv, .xlsx, .ods, .parquet) of name, token and role (viewer or annotator): who may open the "
+            "pages; needed with --host beyond this machine.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to serve on; 0 takes a free one.")
+    ] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name under which browsers reach this server; may be repeated."),
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Serve pages on which to look at slides and objects and to label them in a browser."""
+    try:
+        from fossilray.serve.server import serve_runs
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"serving pages needs {error.name}, which is not installed: pip install 'fossilray[serve]'"
+        ) from None
+
+    with working("runs"):
+        stores = [open_store(run, config, set_) for run in runs]
+    serve_runs(
+        stores,
+        host=host,
+        port=port,
+        name=annotator or login(),
+        folder=slides,
+        labels=labels,
+        predictions=predictions,
+        annotators_file=annotators,
+        allowed_hosts=tuple(allow_host or ()),
+        ready=lambda address: print_line(f"open {address} in a browser; Ctrl+C ends"),
+    )

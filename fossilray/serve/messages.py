@@ -1,0 +1,170 @@
+"""What the API answers, as pydantic models: the pages and other programs read them from its OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from fossilray.labels.label import Label
+from fossilray.serve.act import Act, StatedOccurrence
+
+Box = tuple[int, int, int, int]
+
+
+class SessionMessage(BaseModel):
+    """Who looks, and what is served."""
+
+    name: str
+    may_label: bool
+    runs: list[str]
+    version: str
+
+
+class TaxonMessage(BaseModel):
+    """A taxon or kind with the number of objects."""
+
+    name: str
+    predicted: int
+    labelled: int
+    doubtful: int
+    """Labelled objects that are unsure, or on whose name annotators differ."""
+
+
+class WellMessage(BaseModel):
+    """A well."""
+
+    well: str
+    slides: int
+    objects: int
+    top_m: float | None
+    base_m: float | None
+
+
+class RunMessage(BaseModel):
+    """A run at a glance."""
+
+    key: str
+    url: str
+    slides: int
+    objects: int
+    scanned_mm2: float
+    failed: int
+    wells: list[WellMessage]
+    predictions: str | None
+    labels: str | None
+    """Folder of the label set; None: nothing is labelled."""
+    labelled: int
+    conflicts: int
+    held_objects: int | None
+    """Objects that the grid chooses from, where it is not all; None: all."""
+    held_slides: int | None
+
+
+class SlideMessage(BaseModel):
+    """A slide in a list."""
+
+    slide_id: str
+    attempt: str
+    well: str | None
+    depth_m: float | None
+    objects: int
+    labelled: int
+    doubts: list[str]
+
+
+class SlideViewMessage(SlideMessage):
+    """What a viewer needs of a slide. Boxes are in level-0 px; the tiles show the scanned area from its corner."""
+
+    path: str
+    mpp: float
+    bounds: Box
+    tile_px: int
+    top_level: int
+    previous: str | None
+    next: str | None
+
+
+class LabelMessage(BaseModel):
+    """The label of one annotator."""
+
+    states: StatedOccurrence
+    who: str
+    at: str
+
+    @staticmethod
+    def of(label: Label) -> LabelMessage:
+        """Return the message of a label."""
+        return LabelMessage(states=StatedOccurrence.of(label.occurrence), who=label.who, at=label.at)
+
+
+class MissedMessage(BaseModel):
+    """An object that the detector missed, as an annotator drew it."""
+
+    box: Box
+    name: str
+    who: str
+
+
+class SlideObjectsMessage(BaseModel):
+    """The objects of a slide as columns of equal length."""
+
+    object_id: list[int]
+    x_min: list[int]
+    y_min: list[int]
+    x_max: list[int]
+    y_max: list[int]
+    score: list[float]
+    taxon: list[int]
+    """Position in `taxa`; -1 without a prediction."""
+    certainty: list[float | None]
+    taxa: list[str]
+    labels: dict[int, LabelMessage]
+    """The newest label by object_id."""
+    missed: list[MissedMessage]
+
+
+class CropMessage(BaseModel):
+    """An object on a grid."""
+
+    slide_id: str
+    object_id: int
+    attempt: str
+    box: Box
+    width_um: float
+    height_um: float
+    taxon: str | None
+    certainty: float | None
+    label: LabelMessage | None
+    """The newest."""
+    conflict: bool
+
+
+class GridMessage(BaseModel):
+    """A page of a grid."""
+
+    total: int
+    """Objects that meet the conditions."""
+    crops: list[CropMessage]
+
+
+class ObjectMessage(BaseModel):
+    """All that is known about an object."""
+
+    columns: dict[str, str | int | float | bool | list[float] | None]
+    well: str | None
+    depth_m: float | None
+    labels: list[LabelMessage]
+
+
+class ActsMessage(BaseModel):
+    """Acts of an annotator, in their order."""
+
+    acts: Annotated[list[Act], Field(max_length=1000)]
+
+
+class OutcomeMessage(BaseModel):
+    """Ids of the acts that are safe, and the reason for each that is refused."""
+
+    accepted: list[str]
+    refused: dict[str, str]

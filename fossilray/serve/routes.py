@@ -1,0 +1,277 @@
+"""Routes of the API, all under /api. Images have the attempt in their address, so browsers keep them for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+import numpy as np
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from fossilray.core.errors import UnreadableRegion
+from fossilray.core.version import __version__
+from fossilray.labels.agreement import Naming, agree
+from fossilray.labels.occurrence import OBJECT_KINDS
+from fossilray.serve.access import token_of
+from fossilray.serve.act import RecordedAct
+from fossilray.serve.annotators import Annotator, Annotators
+from fossilray.serve.messages import (
+    ActsMessage,
+    CropMessage,
+    GridMessage,
+    LabelMessage,
+    MissedMessage,
+    ObjectMessage,
+    OutcomeMessage,
+    RunMessage,
+    SessionMessage,
+    SlideMessage,
+    SlideObjectsMessage,
+    SlideViewMessage,
+    TaxonMessage,
+)
+from fossilray.serve.object_table import Order
+from fossilray.serve.overview import describe_run, describe_slide, list_slides
+from fossilray.serve.served_run import GridQuery, ServedRun
+
+router = APIRouter(prefix="/api")
+
+_IMMUTABLE = {"cache-control": "private, max-age=31536000, immutable"}
+_KEEP_OPEN_S = 15.0
+_EVENT_FIELDS = {"id", "slide_id", "object_id", "attempt", "who", "at", "states", "withdrawn"}
+
+Status = Literal["all", "unlabelled", "labelled", "unsure", "conflict"]
+
+
+def _annotator(request: Request) -> Annotator:
+    annotators: Annotators = request.app.state.annotators
+    annotator = annotators.of_token(token_of(request.headers))
+    if annotator is None:
+        raise HTTPException(401, "give your token")
+    return annotator
+
+
+def _run(request: Request, run: str) -> ServedRun:
+    served: ServedRun | None = request.app.state.runs.get(run)
+    if served is None:
+        raise HTTPException(404, f"no run {run!r:.100} is served")
+    return served
+
+
+Run = Annotated[ServedRun, Depends(_run)]
+Who = Annotated[Annotator, Depends(_annotator)]
+
+
+@router.get("/session")
+def session(request: Request, who: Who) -> SessionMessage:
+    """Who looks, and what is served."""
+    return SessionMessage(
+        name=who.name, may_label=who.may_label, runs=list(request.app.state.runs), version=__version__
+    )
+
+
+@router.get("/runs/{run}")
+def run_at_a_glance(served: Run) -> RunMessage:
+    """A run's figures and wells."""
+    return describe_run(served)
+
+
+@router.get("/runs/{run}/slides")
+def slides(served: Run) -> list[SlideMessage]:
+    """All committed slides, by well and depth."""
+    return list_slides(served)
+
+
+@router.get("/runs/{run}/slides/{slide_id}")
+def slide(served: Run, slide_id: str) -> SlideViewMessage:
+    """What a viewer needs of a slide."""
+    return describe_slide(served, slide_id)
+
+
+@router.get("/runs/{run}/slides/{slide_id}/objects")
+def slide_objects(served: Run, slide_id: str) -> SlideObjectsMessage:
+    """The objects of a slide, as columns."""
+    served.slide(slide_id)
+    table = served.objects
+    rows = table.rows_of_slide(slide_id)
+    boxes = table.boxes[rows].T.tolist()
+    labels = {}
+    if served.desk is not None:
+        for (slide_of, object_id, _), given in served.desk.labelled().items():
+            if slide_of == slide_id and object_id >= 0:
+                labels[object_id] = LabelMessage.of(given[-1])
+    return SlideObjectsMessage(
+        object_id=table.object_id[rows].tolist(),
+        x_min=boxes[0],
+        y_min=boxes[1],
+        x_max=boxes[2],
+        y_max=boxes[3],
+        score=[round(value, 3) for value in table.score[rows].tolist()],
+        taxon=table.taxon[rows].tolist(),
+        certainty=[_known(value) for value in table.certainty[rows].tolist()],
+        taxa=list(table.taxa),
+        labels=labels,
+        missed=[
+            MissedMessage(box=label.box, name=label.occurrence.shown, who=label.who)
+            for label in served.missed_on(slide_id)
+        ],
+    )
+
+
+@router.get(
+    "/runs/{run}/slides/{slide_id}/{attempt}/tiles/{level}/{column}_{row}.jpg", response_class=Response
+)
+def tile(served: Run, slide_id: str, attempt: str, level: int, column: int, row: int) -> Response:
+    """A tile of a slide's pyramid, 256 px wide and high but at the rim."""
+    summary = served.slide(slide_id)
+    _expect_attempt(summary.attempt, attempt)
+    try:
+        content = served.tiles.tile(summary, level, column, row)
+    except UnreadableRegion as error:
+        raise HTTPException(410, str(error)) from None
+    return Response(content, media_type="image/jpeg", headers=_IMMUTABLE)
+
+
+@router.get("/runs/{run}/slides/{slide_id}/{attempt}/crops/{object_id}.jpg", response_class=Response)
+def crop(served: Run, slide_id: str, attempt: str, object_id: int) -> Response:
+    """The crop of an object as it was stored."""
+    return Response(served.crop(slide_id, attempt, object_id), media_type="image/jpeg", headers=_IMMUTABLE)
+
+
+@router.get("/runs/{run}/slides/{slide_id}/{attempt}/surroundings/{object_id}.jpg", response_class=Response)
+def surroundings(served: Run, slide_id: str, attempt: str, object_id: int) -> Response:
+    """An object with what lies around it, cut from the slide; the region is in the header `x-region`."""
+    _expect_attempt(served.slide(slide_id).attempt, attempt)
+    content, region = served.surroundings(slide_id, object_id)
+    headers = {**_IMMUTABLE, "x-region": ",".join(map(str, region))}
+    return Response(content, media_type="image/jpeg", headers=headers)
+
+
+@router.get("/runs/{run}/objects")
+def grid(
+    served: Run,
+    status: Status = "all",
+    taxon: str | None = None,
+    label: str | None = None,
+    slide: str | None = None,
+    well: str | None = None,
+    least: Annotated[float, Query(ge=0, le=1)] = 0.0,
+    most: Annotated[float, Query(ge=0, le=1)] = 1.0,
+    order: Order = "slide",
+    seed: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    first: Annotated[int, Query(ge=0)] = 0,
+    count: Annotated[int, Query(ge=1, le=500)] = 200,
+) -> GridMessage:
+    """A page of the objects that meet the conditions."""
+    rows = served.grid(GridQuery(status, taxon, label, slide, well, least, most, order, seed))
+    page = rows[first : first + count]
+    return GridMessage(total=len(rows), crops=[_crop(served, row) for row in page.tolist()])
+
+
+def _crop(served: ServedRun, row: int) -> CropMessage:
+    table = served.objects
+    slide_id, object_id = table.slides[table.slide[row]], int(table.object_id[row])
+    labels = served.labels_of(slide_id, object_id)
+    taxon, certainty = int(table.taxon[row]), float(table.certainty[row])
+    x_min, y_min, x_max, y_max = table.boxes[row].tolist()
+    width_um, height_um = np.round(table.size_um[row], 1).tolist()
+    return CropMessage(
+        slide_id=slide_id,
+        object_id=object_id,
+        attempt=served.summaries[slide_id].attempt,
+        box=(x_min, y_min, x_max, y_max),
+        width_um=width_um,
+        height_um=height_um,
+        taxon=table.taxa[taxon] if taxon >= 0 else None,
+        certainty=_known(certainty),
+        label=LabelMessage.of(labels[-1]) if labels else None,
+        conflict=len(labels) > 1 and agree([one.occurrence for one in labels], Naming()).is_conflict,
+    )
+
+
+@router.get("/runs/{run}/objects/{slide_id}/{object_id}")
+def one_object(served: Run, slide_id: str, object_id: int) -> ObjectMessage:
+    """All columns of an object, its prediction and the label of each annotator."""
+    summary = served.slide(slide_id)
+    columns = served.describe(slide_id, object_id)
+    if columns is None:
+        raise HTTPException(404, f"{slide_id} has no object {object_id}")
+    return ObjectMessage(
+        columns=columns,
+        well=summary.well,
+        depth_m=summary.measured_depth_m,
+        labels=[LabelMessage.of(label) for label in served.labels_of(slide_id, object_id)],
+    )
+
+
+@router.get("/runs/{run}/taxa")
+def taxa(served: Run) -> list[TaxonMessage]:
+    """Names that were predicted or given, with counts, the most common first; then kinds that are no fossils."""
+    table = served.objects
+    predicted = np.bincount(table.taxon[table.taxon >= 0], minlength=len(table.taxa)).tolist()
+    counted = dict(zip(table.taxa, predicted, strict=True))
+    labelled = {} if served.desk is None else served.desk.counts()
+    names = sorted(
+        counted.keys() | labelled.keys(),
+        key=lambda name: (name in OBJECT_KINDS, -labelled.get(name, (0, 0))[0], -counted.get(name, 0), name),
+    )
+    return [
+        TaxonMessage(
+            name=name,
+            predicted=counted.get(name, 0),
+            labelled=labelled.get(name, (0, 0))[0],
+            doubtful=labelled.get(name, (0, 0))[1],
+        )
+        for name in names
+    ]
+
+
+@router.post("/runs/{run}/acts")
+def record_acts(served: Run, who: Who, message: ActsMessage) -> OutcomeMessage:
+    """Write acts through to the disk; what is accepted is safe. An act that is sent again counts once."""
+    if served.desk is None:
+        raise HTTPException(409, "nothing can be labelled: start `fossilray serve` with --labels FOLDER")
+    if not who.may_label:
+        raise HTTPException(403, f"{who.name} may look, not label")
+    outcome = served.desk.record(message.acts, who=who.name)
+    return OutcomeMessage(accepted=list(outcome.accepted), refused=dict(outcome.refused))
+
+
+@router.get("/runs/{run}/events", response_class=StreamingResponse)
+async def events(request: Request, served: Run) -> StreamingResponse:
+    """The acts of everybody from now on, as server-sent events."""
+
+    async def lines() -> AsyncIterator[str]:
+        waiting: asyncio.Queue[tuple[int, RecordedAct]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def hear(number: int, act: RecordedAct) -> None:
+            loop.call_soon_threadsafe(waiting.put_nowait, (number, act))
+
+        end = served.desk.listen(hear) if served.desk is not None else None
+        try:
+            yield ": open\n\n"
+            while not await request.is_disconnected():
+                try:
+                    number, act = await asyncio.wait_for(waiting.get(), _KEEP_OPEN_S)
+                except TimeoutError:
+                    yield ": still open\n\n"
+                    continue
+                yield f"id: {number}\ndata: {act.model_dump_json(include=_EVENT_FIELDS)}\n\n"
+        finally:
+            if end is not None:
+                end()
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 3)
+
+
+def _expect_attempt(current: str, attempt: str) -> None:
+    if current != attempt:
+        raise HTTPException(404, "the slide was processed again; load the page again")
