@@ -19,8 +19,8 @@ def serve(
         Path | None,
         typer.Option(
             "--labels",
-            help="Label set that labels go to, created if the folder is empty or missing; without it nothing is "
-            "labelled.",
+            help="Labelled crops go to the label set in this folder, which is created if it is missing; without it "
+            "nothing is labelled.",
         ),
     ] = None,
     predictions: PredictionsOption = None,

@@ -1,4 +1,4 @@
-"""What a request must fulfil before a route sees it, and the headers of every answer."""
+"""Checks of each request before a route sees it, and headers of every response."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Gate:
         host = headers.get("host", "")
         if _name_of(host) not in self._hosts:
             return _refused(
-                421, f"this server does not answer for {host!r:.100}; see --allow-host of fossilray serve"
+                421, f"this server is not known as {host!r:.100}; see --allow-host of fossilray serve"
             )
         if scope["method"] not in _SAFE:
             origin = headers.get("origin")

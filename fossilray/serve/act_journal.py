@@ -1,4 +1,4 @@
-"""The journal of acts: a file of JSON lines beside the rounds of a label set, written through before each answer.
+"""The journal of acts: a file of JSON lines beside the rounds of a label set, written through before each response.
 
 A server appends to a journal of its own, which it locks. Every minute, and when it ends, the acts become a round of
 the label set, and the journal is renamed from .jsonl to .done. The round names its journal as its source, so that a

@@ -52,18 +52,18 @@ class Annotators:
         return self._alone is None
 
     def of_token(self, token: str | None) -> Annotator | None:
-        """Return who holds a token; None if nobody does."""
+        """Return who holds a token; None for a token that is not known."""
         if self._alone is not None:
             return self._alone
         digest = _digest(token or "")
-        found = None
+        holder = None
         # All digests are compared, so that the time does not tell how near a guess is.
         for known, annotator in self._by_digest.items():
             if hmac.compare_digest(known, digest):
-                found = annotator
-        if found is None and token:
+                holder = annotator
+        if holder is None and token:
             self._guesses.append(time.monotonic())
-        return found
+        return holder
 
     def is_guessed_at(self) -> bool:
         """Whether so many wrong tokens were sent in the last minute that no further one is looked at."""
@@ -83,7 +83,7 @@ def read_annotators(path: Path) -> Annotators:
     by_digest: dict[bytes, Annotator] = {}
     for row in table.rows:
         name, token, role = clean_text(row["name"]), row["token"], row["role"].casefold()
-        known = next((one for one in _ROLES if one == role), None)
+        known = next((word for word in _ROLES if word == role), None)
         if not name:
             raise row.error("name is empty; labels are recorded under it", "name")
         if known is None:

@@ -85,8 +85,8 @@ async def _login(request: Request) -> Response:
         return JSONResponse({"detail": "too many wrong tokens; wait a minute"}, status_code=429)
     if annotators.of_token(token) is None:
         return JSONResponse({"detail": "this token is not known"}, status_code=401)
-    answer = RedirectResponse("/", status_code=303)
-    answer.set_cookie(
+    response = RedirectResponse("/", status_code=303)
+    response.set_cookie(
         TOKEN_COOKIE,
         token,
         httponly=True,
@@ -94,11 +94,11 @@ async def _login(request: Request) -> Response:
         secure=request.url.scheme == "https",
         max_age=30 * 86400,
     )
-    return answer
+    return response
 
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:
-    """Answer an error of fossilray in its own sentence."""
+    """Return an error of fossilray in its own sentence."""
     match error:
         case UsageError() | SlideError():
             status = 404

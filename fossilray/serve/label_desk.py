@@ -29,7 +29,7 @@ Listener = Callable[[int, RecordedAct], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ActOutcome:
     """What became of the acts of one request."""
 
     accepted: tuple[str, ...]
@@ -58,13 +58,13 @@ class LabelDesk:
             if attempts.get(key[0]) == key[2] or key[1] == MISSED:
                 self._current[key] = {label.who: label for label in labels}
         self._number = 0
-        self._listeners: list[Listener] = []
+        self._listeners: dict[object, Listener] = {}
 
     @property
     def folder(self) -> Path:
         return self._set.folder
 
-    def record(self, acts: Sequence[Act], *, who: str) -> Outcome:
+    def record(self, acts: Sequence[Act], *, who: str) -> ActOutcome:
         """Write acts through to the disk, then let everybody see them.
 
         Raises:
@@ -92,9 +92,9 @@ class LabelDesk:
                 self._known.add(recorded.id)
                 self._apply(label)
                 self._number += 1
-                for listener in self._listeners:
+                for listener in self._listeners.values():
                     listener(self._number, recorded)
-        return Outcome(tuple(act.id for act in acts if act.id not in refused), refused)
+        return ActOutcome(tuple(act.id for act in acts if act.id not in refused), refused)
 
     def labels_of(self, key: ObjectKey) -> tuple[Label, ...]:
         """Return the current label of each annotator of an object, the newest last."""
@@ -128,12 +128,13 @@ class LabelDesk:
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call a listener with every act from now on, in any thread; what is returned ends that."""
+        key = object()
         with self._guard:
-            self._listeners.append(listener)
+            self._listeners[key] = listener
 
         def end() -> None:
             with self._guard:
-                self._listeners.remove(listener)
+                self._listeners.pop(key, None)
 
         return end
 

@@ -1,4 +1,4 @@
-"""What the API answers, as pydantic models: the pages and other programs read them from its OpenAPI description."""
+"""Requests and responses of the API as pydantic models, which are its OpenAPI description, too."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from fossilray.labels.label import Label
+from fossilray.labels.label import Box, Label
 from fossilray.serve.act import Act, StatedOccurrence
-
-Box = tuple[int, int, int, int]
 
 
 class SessionMessage(BaseModel):
@@ -117,7 +115,7 @@ class SlideObjectsMessage(BaseModel):
     score: list[float]
     taxon: list[int]
     """Position in `taxa`; -1 without a prediction."""
-    certainty: list[float | None]
+    confidence: list[float | None]
     taxa: list[str]
     labels: dict[int, LabelMessage]
     """The newest label by object_id."""
@@ -134,7 +132,7 @@ class CropMessage(BaseModel):
     width_um: float
     height_um: float
     taxon: str | None
-    certainty: float | None
+    confidence: float | None
     label: LabelMessage | None
     """The newest."""
     conflict: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,10 @@ from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.query.connection import connect, create_objects_view, query_table
 
-MOST_OBJECTS = 5_000_000
+MOST_HELD = 5_000_000
 """Objects that are held in memory, about 50 bytes each; of larger runs, slides drawn at random."""
 
-Order = Literal["slide", "certain", "uncertain", "largest", "smallest", "random"]
-ORDERS: tuple[Order, ...] = get_args(Order)
+Order = Literal["slide", "most-confident", "least-confident", "largest", "smallest", "random"]
 
 _COLUMNS = "slide_id, object_id, x_min, y_min, x_max, y_max, width_um, height_um, score"
 
@@ -44,7 +43,7 @@ class ObjectTable:
     """Predicted taxa, sorted."""
     taxon: NDArray[np.int16]
     """(n,) position in `taxa`; -1 without a prediction."""
-    certainty: NDArray[np.float32]
+    confidence: NDArray[np.float32]
     """(n,) calibrated score of the prediction; nan without one."""
 
     def __len__(self) -> int:
@@ -69,7 +68,7 @@ class ObjectTable:
         *,
         slides: Sequence[str] | None = None,
         taxon: str | None = None,
-        certainty: tuple[float, float] = (0.0, 1.0),
+        confidence: tuple[float, float] = (0.0, 1.0),
         among: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int64]:
         """Return the rows that meet all conditions.
@@ -77,7 +76,7 @@ class ObjectTable:
         Args:
             slides: slide_ids; None: all.
             taxon: the predicted one; an empty text: objects without a prediction; None: any.
-            certainty: least and greatest score of the prediction; (0, 1) keeps objects without one.
+            confidence: least and greatest score of the prediction; (0, 1) keeps objects without one.
             among: (n,) mask of the rows to choose from; None: all.
         """
         if slides is not None and len(slides) == 1:
@@ -95,10 +94,10 @@ class ObjectTable:
         if taxon is not None:
             position = self.taxa.index(taxon) if taxon in self.taxa else (-1 if not taxon else -2)
             mask &= self.taxon[rows] == position
-        least, greatest = certainty
+        least, greatest = confidence
         if (least, greatest) != (0.0, 1.0):
             with np.errstate(invalid="ignore"):
-                mask &= (self.certainty[rows] >= least) & (self.certainty[rows] <= greatest)
+                mask &= (self.confidence[rows] >= least) & (self.confidence[rows] <= greatest)
         if among is not None:
             mask &= among[rows]
         chosen: NDArray[np.int64] = rows[mask]
@@ -108,8 +107,8 @@ class ObjectTable:
         """Return the rows in an order; equal ones stay as they are. Objects without a prediction come last."""
         longest = self.size_um[rows].max(axis=1, initial=0)
         keys: dict[Order, NDArray[np.generic]] = {
-            "certain": np.nan_to_num(-self.certainty[rows], nan=np.inf),
-            "uncertain": np.nan_to_num(self.certainty[rows], nan=np.inf),
+            "most-confident": np.nan_to_num(-self.confidence[rows], nan=np.inf),
+            "least-confident": np.nan_to_num(self.confidence[rows], nan=np.inf),
             "largest": -longest,
             "smallest": longest,
             "random": _scatter(rows, seed),
@@ -121,7 +120,7 @@ class ObjectTable:
 
 
 def read_object_table(
-    store: RunStore, predictions: DerivedListing | None, *, most: int = MOST_OBJECTS, seed: int = 0
+    store: RunStore, predictions: DerivedListing | None, *, most: int = MOST_HELD, seed: int = 0
 ) -> ObjectTable:
     """Read the objects of a run; of one with more than `most`, those of slides drawn at random.
 
@@ -145,9 +144,9 @@ def read_object_table(
         of_code = np.array([position_of[name] for name in names.dictionary.to_pylist()], np.int32)
         codes = of_code[names.indices.to_numpy()]
     taxa, taxon = _encode_taxa(table, has_taxa=predictions is not None)
-    certainty = np.full(len(table), np.nan, np.float32)
+    confidence = np.full(len(table), np.nan, np.float32)
     if predictions is not None:
-        certainty = np.asarray(table["genus_score"].to_numpy(), np.float32)
+        confidence = np.asarray(table["genus_score"].to_numpy(), np.float32)
     return ObjectTable(
         slides,
         len(counts),
@@ -160,7 +159,7 @@ def read_object_table(
         np.asarray(table["score"].to_numpy(), np.float32),
         taxa,
         taxon,
-        certainty,
+        confidence,
     )
 
 

@@ -12,7 +12,7 @@ from fossilray.serve.slide_tiles import TILE_PX, pyramid_of
 from fossilray.store.run.slide_states import read_states
 
 
-def describe_run(served: ServedRun) -> RunMessage:
+def summarise_run(served: ServedRun) -> RunMessage:
     """Return a run's figures and wells."""
     by_well: dict[str, list[SlideSummary]] = defaultdict(list)
     for row in served.summaries.values():
@@ -43,7 +43,7 @@ def list_slides(served: ServedRun) -> list[SlideMessage]:
     return [_slide(row, labelled) for row in _in_order(served)]
 
 
-def describe_slide(served: ServedRun, slide_id: str) -> SlideViewMessage:
+def summarise_slide(served: ServedRun, slide_id: str) -> SlideViewMessage:
     """Return what a viewer needs of a slide.
 
     Raises:
@@ -51,7 +51,7 @@ def describe_slide(served: ServedRun, slide_id: str) -> SlideViewMessage:
     """
     row = served.slide(slide_id)
     order = [other.slide_id for other in _in_order(served)]
-    place = order.index(slide_id)
+    position = order.index(slide_id)
     bounds = (row.bounds_x, row.bounds_y, row.bounds_x + row.bounds_width, row.bounds_y + row.bounds_height)
     return SlideViewMessage(
         **_slide(row, _labelled(served)).model_dump(),
@@ -60,8 +60,8 @@ def describe_slide(served: ServedRun, slide_id: str) -> SlideViewMessage:
         bounds=bounds,
         tile_px=TILE_PX,
         top_level=pyramid_of(row).top,
-        previous=order[place - 1] if place else None,
-        next=order[place + 1] if place + 1 < len(order) else None,
+        previous=order[position - 1] if position else None,
+        next=order[position + 1] if position + 1 < len(order) else None,
     )
 
 

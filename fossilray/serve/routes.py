@@ -34,7 +34,7 @@ from fossilray.serve.messages import (
     TaxonMessage,
 )
 from fossilray.serve.object_table import Order
-from fossilray.serve.overview import describe_run, describe_slide, list_slides
+from fossilray.serve.overview import list_slides, summarise_run, summarise_slide
 from fossilray.serve.served_run import GridQuery, ServedRun
 
 router = APIRouter(prefix="/api")
@@ -76,7 +76,7 @@ def session(request: Request, who: Who) -> SessionMessage:
 @router.get("/runs/{run}")
 def run_at_a_glance(served: Run) -> RunMessage:
     """A run's figures and wells."""
-    return describe_run(served)
+    return summarise_run(served)
 
 
 @router.get("/runs/{run}/slides")
@@ -88,7 +88,7 @@ def slides(served: Run) -> list[SlideMessage]:
 @router.get("/runs/{run}/slides/{slide_id}")
 def slide(served: Run, slide_id: str) -> SlideViewMessage:
     """What a viewer needs of a slide."""
-    return describe_slide(served, slide_id)
+    return summarise_slide(served, slide_id)
 
 
 @router.get("/runs/{run}/slides/{slide_id}/objects")
@@ -111,7 +111,7 @@ def slide_objects(served: Run, slide_id: str) -> SlideObjectsMessage:
         y_max=boxes[3],
         score=[round(value, 3) for value in table.score[rows].tolist()],
         taxon=table.taxon[rows].tolist(),
-        certainty=[_known(value) for value in table.certainty[rows].tolist()],
+        confidence=[_known(value) for value in table.confidence[rows].tolist()],
         taxa=list(table.taxa),
         labels=labels,
         missed=[
@@ -175,7 +175,7 @@ def _crop(served: ServedRun, row: int) -> CropMessage:
     table = served.objects
     slide_id, object_id = table.slides[table.slide[row]], int(table.object_id[row])
     labels = served.labels_of(slide_id, object_id)
-    taxon, certainty = int(table.taxon[row]), float(table.certainty[row])
+    taxon, confidence = int(table.taxon[row]), float(table.confidence[row])
     x_min, y_min, x_max, y_max = table.boxes[row].tolist()
     width_um, height_um = np.round(table.size_um[row], 1).tolist()
     return CropMessage(
@@ -186,9 +186,9 @@ def _crop(served: ServedRun, row: int) -> CropMessage:
         width_um=width_um,
         height_um=height_um,
         taxon=table.taxa[taxon] if taxon >= 0 else None,
-        certainty=_known(certainty),
+        confidence=_known(confidence),
         label=LabelMessage.of(labels[-1]) if labels else None,
-        conflict=len(labels) > 1 and agree([one.occurrence for one in labels], Naming()).is_conflict,
+        conflict=len(labels) > 1 and agree([label.occurrence for label in labels], Naming()).is_conflict,
     )
 
 

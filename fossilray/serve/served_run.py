@@ -166,7 +166,7 @@ class ServedRun:
         table = self.objects
         slides = self._slides_of(query)
         rows = table.choose(
-            slides=slides, taxon=query.taxon, certainty=(query.least, query.most), among=self._among(query)
+            slides=slides, taxon=query.taxon, confidence=(query.least, query.most), among=self._among(query)
         )
         return table.sort(rows, query.order, seed=query.seed)
 
@@ -221,7 +221,7 @@ class ServedRun:
         return self._mask([key for key, labels in self.desk.labelled().items() if fits(key, labels)])
 
     def _labelled_mask(self) -> NDArray[np.bool_]:
-        assert self.desk is not None, "asked for labels where there are none"
+        assert self.desk is not None, "there is a label set where labels are wanted"
         number = self.desk.newest_act
         if self._labelled is None or self._labelled[0] != number:
             self._labelled = (number, self._mask(list(self.desk.labelled())))

@@ -72,7 +72,7 @@ def serve_runs(
         raise UsageError(
             f"{host}:{port} cannot be used; another program listens there, name another --port"
         ) from None
-    listening.listen()  # so that a request that comes before the first answer waits
+    listening.listen()  # so that a request that comes before the server runs waits
     ready(f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{listening.getsockname()[1]}/")
     server.run(sockets=[listening])
 

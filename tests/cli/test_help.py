@@ -43,8 +43,9 @@ EXEMPTIONS = {
     ),
     "--labels": Exemption(
         "Labelled crops",
-        ("suggest", "export", "chart", "report"),
-        "They take a label set alone; of `suggest`, it names the objects that are not suggested again.",
+        ("suggest", "export", "chart", "report", "serve"),
+        "They take a label set alone; of `suggest`, it names the objects that are not suggested again, of `serve` where "
+        "labels go to.",
     ),
     "--limit": Exemption(
         "Maximum number of objects",

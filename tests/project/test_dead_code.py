@@ -25,6 +25,7 @@ CALLED_BY_LIBRARIES = {
     *("maxdict", "maxlevel", "maxlist", "maxlong", "maxtuple"),  # reprlib
     "enable_progress_bars",  # ray.data
     "freeze_panes",  # openpyxl
+    *("held_objects", "held_slides", "top_level", "previous"),  # pages, in JSON
 }
 FIELDS_ON_DISK = {
     *("seconds_fetch", "seconds_embed", "finished_at", "pass_um_per_px", "fossilray", "failed_crops"),
@@ -48,6 +49,7 @@ def test_nothing_is_defined_that_nothing_uses() -> None:
             "@app.command",
             "@*.command",
             "@*.callback",
+            "@router.*",
         ],
     )
     vulture.scavenge([str(ROOT / name) for name in ("fossilray", "pipelines", "benchmarks")])

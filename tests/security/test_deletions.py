@@ -153,6 +153,10 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ("jobs/train.py", "_run", "delete"): (1, ".ray-<16 hex> that this call has named"),
     ("core/atomic_files.py", "atomic_file", "unlink"): (1, _OWN_NAME),
     ("core/atomic_files.py", "atomic_folder", "rmtree"): (1, _OWN_NAME),
+    ("serve/act_journal.py", "ActJournal.append", "truncate"): (
+        1,
+        "lines of a journal of its own that the disk refused in part, and that were not acknowledged",
+    ),
     ("core/atomic_files.py", "_Output.truncate", "ftruncate"): (1, "a part, open for writing"),
     ("core/atomic_files.py", "_delete_unheld", "rmtree"): (
         1,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from support.classified_run import predict
 from support.small_run import write_small_run
 
-from fossilray.serve.object_table import ORDERS, ObjectTable, read_object_table
+from fossilray.serve.object_table import ObjectTable, Order, read_object_table
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import latest_predictions
 
@@ -38,7 +39,7 @@ def test_it_holds_every_object_in_order_with_its_prediction(table: ObjectTable) 
     assert [table.row_of("c-2080", n) for n in (0, 11, 12)] == [65, 76, None]
     assert table.taxa == ("Alnus", "Pinus")
     assert (table.taxon[39:] == -1).all()
-    assert np.isnan(table.certainty[39:]).all()
+    assert np.isnan(table.confidence[39:]).all()
 
 
 def test_conditions_are_joined_by_and(table: ObjectTable) -> None:
@@ -46,24 +47,24 @@ def test_conditions_are_joined_by_and(table: ObjectTable) -> None:
     assert set(alnus.tolist()) == {row for row in range(39) if table.taxon[row] == 0}
     assert len(table.choose(taxon="")) == 38
     assert len(table.choose(taxon="Betula")) == 0
-    sure = table.choose(slides=["a-2030"], taxon="Alnus", certainty=(0.5, 1.0))
-    assert set(sure.tolist()) == {row for row in alnus.tolist() if table.certainty[row] >= 0.5}
+    sure = table.choose(slides=["a-2030"], taxon="Alnus", confidence=(0.5, 1.0))
+    assert set(sure.tolist()) == {row for row in alnus.tolist() if table.confidence[row] >= 0.5}
     mask = np.zeros(len(table), bool)
     mask[[3, 41]] = True
     assert table.choose(among=mask).tolist() == [3, 41]
     assert table.choose(slides=["b-2050", "c-2080"], among=mask).tolist() == [41]
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", get_args(Order))
 def test_an_order_keeps_every_row_and_sorts_by_its_key(table: ObjectTable, order: str) -> None:
     rows = table.choose()
     ordered = table.sort(rows, order, seed=3)  # type: ignore[arg-type]
     assert sorted(ordered.tolist()) == rows.tolist()
     assert ordered.tolist() == table.sort(rows, order, seed=3).tolist()  # type: ignore[arg-type]
-    if order in ("certain", "uncertain"):
-        values = table.certainty[ordered]
+    if order in ("most-confident", "least-confident"):
+        values = table.confidence[ordered]
         assert np.isnan(values[39:]).all()
-        assert (np.diff(values[:39]) * (-1 if order == "certain" else 1) >= 0).all()
+        assert (np.diff(values[:39]) * (-1 if order == "most-confident" else 1) >= 0).all()
     elif order in ("largest", "smallest"):
         sizes = table.size_um[ordered].max(axis=1)
         assert (np.diff(sizes) * (-1 if order == "largest" else 1) >= 0).all()

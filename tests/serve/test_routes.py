@@ -74,9 +74,9 @@ def test_a_slide_names_its_neighbours_and_its_objects(client: TestClient, run: R
     )
     columns = get(client, "/runs/run/slides/b-2050/objects")
     assert columns["object_id"] == list(range(25))
-    assert {len(columns[name]) for name in ("x_min", "y_max", "score", "taxon", "certainty")} == {25}
+    assert {len(columns[name]) for name in ("x_min", "y_max", "score", "taxon", "confidence")} == {25}
     assert columns["taxa"] == ["Alnus", "Betula", "Corylus"]
-    assert columns["certainty"][-1] is None
+    assert columns["confidence"][-1] is None
     assert get(client, "/runs/run/slides/d-empty/objects")["object_id"] == []
 
 
@@ -106,10 +106,10 @@ def test_a_grid_has_pages_and_conditions(client: TestClient) -> None:
     assert (first["total"], len(first["crops"]), len(second["crops"])) == (77, 50, 27)
     ids = [(crop["slide_id"], crop["object_id"]) for crop in first["crops"] + second["crops"]]
     assert len(set(ids)) == 77
-    sure = get(client, "/runs/run/objects", taxon="Alnus", least=0.6, order="certain")["crops"]
+    sure = get(client, "/runs/run/objects", taxon="Alnus", least=0.6, order="most-confident")["crops"]
     assert sure
     assert {crop["taxon"] for crop in sure} == {"Alnus"}
-    values = [crop["certainty"] for crop in sure]
+    values = [crop["confidence"] for crop in sure]
     assert values == sorted(values, reverse=True)
     assert min(values) >= 0.6
     assert get(client, "/runs/run/objects", well=HOSTILE_WELL)["total"] == 0

@@ -1,10 +1,10 @@
-// Requests to the API. An answer that is no success becomes an Error with the server's own sentence.
+// Requests to the API. A response that is no success becomes an Error with the server's own sentence.
 
 /** @typedef {{name: string, may_label: boolean, runs: string[], version: string}} Session */
 /** @typedef {{name: string, kind: string, situation: string|null, specimen: string|null, unsure: boolean, remark: string}} States */
 /** @typedef {{states: States, who: string, at: string}} Label */
 /** @typedef {{slide_id: string, object_id: number, attempt: string, box: number[], width_um: number, height_um: number,
- *   taxon: string|null, certainty: number|null, label: Label|null, conflict: boolean}} Crop */
+ *   taxon: string|null, confidence: number|null, label: Label|null, conflict: boolean}} Crop */
 /** @typedef {{name: string, predicted: number, labelled: number, doubtful: number}} Taxon */
 /** @typedef {{slide_id: string, attempt: string, well: string|null, depth_m: number|null, objects: number, labelled: number,
  *   doubts: string[]}} Slide */
@@ -15,7 +15,7 @@
  * @returns {Promise<any>}
  */
 export async function get(path, signal) {
-  return answered(await fetch(`/api${path}`, { signal, headers: { accept: "application/json" } }));
+  return parsed(await fetch(`/api${path}`, { signal, headers: { accept: "application/json" } }));
 }
 
 /**
@@ -24,7 +24,7 @@ export async function get(path, signal) {
  * @returns {Promise<any>}
  */
 export async function post(path, body) {
-  return answered(
+  return parsed(
     await fetch(`/api${path}`, {
       method: "POST",
       headers: { "content-type": "application/json" },
@@ -33,16 +33,16 @@ export async function post(path, body) {
   );
 }
 
-/** @param {Response} answer */
-async function answered(answer) {
-  if (answer.status === 401) location.href = "/login";
-  if (!answer.ok) {
-    const detail = await answer.json().then((body) => body.detail, () => "");
-    const error = new Error(typeof detail === "string" && detail ? detail : `the server answered ${answer.status}`);
-    /** @type {any} */ (error).status = answer.status;
+/** @param {Response} response */
+async function parsed(response) {
+  if (response.status === 401) location.href = "/login";
+  if (!response.ok) {
+    const detail = await response.json().then((body) => body.detail, () => "");
+    const error = new Error(typeof detail === "string" && detail ? detail : `the server parsed ${response.status}`);
+    /** @type {any} */ (error).status = response.status;
     throw error;
   }
-  return answer.json();
+  return response.json();
 }
 
 /** @param {Record<string, string|number|null|undefined>} values @returns {string} a query string without what is empty */

@@ -11,37 +11,37 @@ const number = new Intl.NumberFormat("en");
 
 /** @param {{run: string}} props */
 function Run({ run }) {
-  const [facts, setFacts] = useState(/** @type {any} */ (null));
+  const [summary, setSummary] = useState(/** @type {any} */ (null));
   const [slides, setSlides] = useState(/** @type {import("./api.js").Slide[]} */ ([]));
   const [problem, setProblem] = useState("");
   const [typed, setTyped] = useState("");
   useEffect(() => {
-    get(`/runs/${encodeURIComponent(run)}`).then(setFacts, (error) => setProblem(error.message));
+    get(`/runs/${encodeURIComponent(run)}`).then(setSummary, (error) => setProblem(error.message));
     get(`/runs/${encodeURIComponent(run)}/slides`).then(setSlides, (error) => setProblem(error.message));
   }, [run]);
   if (problem) return html`<p role="alert" class="problem">${problem}</p>`;
-  if (!facts) return html`<p class="loading">Reading ${run}…</p>`;
+  if (!summary) return html`<p class="loading">Reading ${run}…</p>`;
   const label = `/label?run=${encodeURIComponent(run)}`;
   const wanted = typed.toLowerCase();
   const listed = slides.filter((one) => `${one.slide_id} ${one.well ?? ""}`.toLowerCase().includes(wanted));
   return html`<section>
     <h1>${run}</h1>
-    <p class="address">${facts.url}</p>
+    <p class="address">${summary.url}</p>
     <dl class="figures">
-      <${Figure} value=${facts.objects} name="objects" />
-      <${Figure} value=${facts.slides} name="slides" />
-      <${Figure} value=${facts.wells.length} name=${facts.wells.length === 1 ? "well" : "wells"} />
-      <${Figure} value=${facts.scanned_mm2} name="mm² scanned" />
-      <${Figure} value=${facts.labelled} name="labelled" />
-      ${facts.conflicts > 0 && html`<${Figure} value=${facts.conflicts} name="conflicts" />`}
-      ${facts.failed > 0 && html`<${Figure} value=${facts.failed} name="slides failed" />`}
+      <${Figure} value=${summary.objects} name="objects" />
+      <${Figure} value=${summary.slides} name="slides" />
+      <${Figure} value=${summary.wells.length} name=${summary.wells.length === 1 ? "well" : "wells"} />
+      <${Figure} value=${summary.scanned_mm2} name="mm² scanned" />
+      <${Figure} value=${summary.labelled} name="labelled" />
+      ${summary.conflicts > 0 && html`<${Figure} value=${summary.conflicts} name="conflicts" />`}
+      ${summary.failed > 0 && html`<${Figure} value=${summary.failed} name="slides failed" />`}
     </dl>
-    ${facts.held_objects !== null && html`<p class="note">The grid chooses from ${number.format(facts.held_objects)} objects on ${number.format(facts.held_slides)} slides drawn at random; slides show all of theirs.</p>`}
-    <p class="next">${next(facts, label)}</p>
+    ${summary.held_objects !== null && html`<p class="note">The grid chooses from ${number.format(summary.held_objects)} objects on ${number.format(summary.held_slides)} slides drawn at random; slides show all of theirs.</p>`}
+    <p class="next">${next(summary, label)}</p>
     <h2>Wells</h2>
     <table>
       <thead><tr><th>Well</th><th class="n">Slides</th><th class="n">Objects</th><th class="n">Depth, m</th><th></th></tr></thead>
-      <tbody>${facts.wells.map((/** @type {any} */ well) => html`<tr>
+      <tbody>${summary.wells.map((/** @type {any} */ well) => html`<tr>
         <td>${well.well || "no well"}</td><td class="n">${number.format(well.slides)}</td><td class="n">${number.format(well.objects)}</td>
         <td class="n">${well.top_m === null ? "" : well.top_m === well.base_m ? well.top_m : `${well.top_m} – ${well.base_m}`}</td>
         <td><a href=${`${label}&well=${encodeURIComponent(well.well)}`}>crops</a></td></tr>`)}</tbody>
@@ -59,13 +59,13 @@ function Run({ run }) {
   </section>`;
 }
 
-/** @param {any} facts @param {string} label */
-function next(facts, label) {
-  if (!facts.labels) return html`Nothing can be labelled: start <code>fossilray serve</code> with <code>--labels FOLDER</code>. You can look at <a href=${label}>all crops</a> and at every slide below.`;
-  if (facts.conflicts) return html`Settle <a href=${`${label}&status=conflict`}>${facts.conflicts} conflicts</a>: annotators gave these objects different names.`;
-  if (!facts.labelled) return html`Begin to <a href=${`${label}&status=unlabelled&order=random`}>name crops drawn at random</a>.`;
-  if (facts.predictions) return html`Review <a href=${`${label}&status=unlabelled&order=uncertain`}>what the classifier is least sure of</a>.`;
-  return html`Go on <a href=${`${label}&status=unlabelled&order=random`}>naming crops</a>, then train: <code>fossilray classify train --labels ${facts.labels} --run ${facts.url} --out head.safetensors</code>`;
+/** @param {any} summary @param {string} label */
+function next(summary, label) {
+  if (!summary.labels) return html`Nothing can be labelled: start <code>fossilray serve</code> with <code>--labels FOLDER</code>. You can look at <a href=${label}>all crops</a> and at every slide below.`;
+  if (summary.conflicts) return html`Resolve <a href=${`${label}&status=conflict`}>${summary.conflicts} conflicts</a>: annotators gave these objects different names.`;
+  if (!summary.labelled) return html`Begin to <a href=${`${label}&status=unlabelled&order=random`}>name crops drawn at random</a>.`;
+  if (summary.predictions) return html`Review <a href=${`${label}&status=unlabelled&order=least-confident`}>what the classifier is least sure of</a>.`;
+  return html`Go on <a href=${`${label}&status=unlabelled&order=random`}>naming crops</a>, then train: <code>fossilray classify train --labels ${summary.labels} --run ${summary.url} --out head.safetensors</code>`;
 }
 
 /** @param {{value: number, name: string}} props */

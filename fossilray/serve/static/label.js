@@ -22,7 +22,7 @@ export function LabelPage({ run, values, session }) {
   const first = Number(query.first ?? 0);
   const [crops, setCrops] = useState(/** @type {Crop[]} */ ([]));
   const [total, setTotal] = useState(/** @type {number|null} */ (null));
-  const [facts, setFacts] = useState(/** @type {any} */ (null));
+  const [summary, setSummary] = useState(/** @type {any} */ (null));
   const [taxa, setTaxa] = useState(/** @type {import("./api.js").Taxon[]} */ ([]));
   const [at, setAt] = useState(0);
   const [chosen, setChosen] = useState(/** @type {Set<number>} */ (new Set()));
@@ -31,14 +31,14 @@ export function LabelPage({ run, values, session }) {
   const [problem, setProblem] = useState("");
   const [side, setSide] = useState(112);
   const grid = /** @type {{current: HTMLElement|null}} */ (useRef(null));
-  const mayLabel = session.may_label && facts?.labels != null;
+  const mayLabel = session.may_label && summary?.labels != null;
 
   const change = useCallback((/** @type {Record<string, string|number|null>} */ more) => {
     go(`/label${queryOf({ run, ...query, first: null, ...more })}`);
   }, [values]);
   const readTaxa = useCallback(() => get(`${base}/taxa`).then(setTaxa, (error) => setProblem(error.message)), [base]);
 
-  useEffect(() => { get(base).then(setFacts, (error) => setProblem(error.message)); void readTaxa(); }, [base]);
+  useEffect(() => { get(base).then(setSummary, (error) => setProblem(error.message)); void readTaxa(); }, [base]);
   useEffect(() => {
     const abort = new AbortController();
     get(`${base}/objects${queryOf({ ...query, count: PAGE })}`, abort.signal).then(
@@ -159,8 +159,8 @@ export function LabelPage({ run, values, session }) {
     <section class="middle">
       <div class="conditions" role="toolbar" aria-label="Which crops">
         <${Choice} name="Show" value=${query.status ?? "all"} options=${[["all", "all objects"], ["unlabelled", "not labelled"], ["labelled", "labelled"], ["unsure", "unsure"], ["conflict", "in conflict"]]} onChange=${(/** @type {string} */ v) => change({ status: v === "all" ? null : v })} />
-        <${Choice} name="Order" value=${query.order ?? "slide"} options=${[["slide", "by slide"], ["random", "random"], ["uncertain", "least certain first"], ["certain", "most certain first"], ["largest", "largest first"], ["smallest", "smallest first"]]} onChange=${(/** @type {string} */ v) => change({ order: v === "slide" ? null : v })} />
-        ${facts && facts.wells.length > 1 && html`<${Choice} name="Well" value=${query.well ?? ""} options=${[["", "all"], ...facts.wells.map((/** @type {any} */ w) => [w.well, w.well || "no well"])]} onChange=${(/** @type {string} */ v) => change({ well: v || null })} />`}
+        <${Choice} name="Order" value=${query.order ?? "slide"} options=${[["slide", "by slide"], ["random", "random"], ["least-confident", "least confident first"], ["most-confident", "most confident first"], ["largest", "largest first"], ["smallest", "smallest first"]]} onChange=${(/** @type {string} */ v) => change({ order: v === "slide" ? null : v })} />
+        ${summary && summary.wells.length > 1 && html`<${Choice} name="Well" value=${query.well ?? ""} options=${[["", "all"], ...summary.wells.map((/** @type {any} */ w) => [w.well, w.well || "no well"])]} onChange=${(/** @type {string} */ v) => change({ well: v || null })} />`}
         <label>Size <input type="range" min="56" max="240" value=${side} onInput=${(/** @type {any} */ e) => setSide(Number(e.target.value))} /></label>
         ${["taxon", "label", "slide", "well"].filter((name) => query[name] !== null).map((name) => html`<button class="chip" onClick=${() => change({ [name]: null })} aria-label=${`Remove the condition ${name}`}>${chip(name, query[name] ?? "")} ✕</button>`)}
         <span class="grow"></span>
@@ -195,7 +195,7 @@ function Names({ taxa, query, change }) {
   return html`<aside class="left" aria-label="Names">
     <table><thead><tr><th>Name</th><th class="n" title="Labelled objects">labels</th><th class="n" title="Predicted objects">pred.</th></tr></thead>
     <tbody>${taxa.map((one) => html`<tr key=${one.name}>
-      <td><span class="dot" style=${{ background: colourOf(one.name) }}></span>${one.name}</td>
+      <td title=${one.name}><span class="dot" style=${{ background: colourOf(one.name) }}></span>${one.name}</td>
       <td class="n">${one.labelled ? html`<button class="plain" aria-pressed=${query.label === one.name} onClick=${() => change({ label: one.name, taxon: null, status: null })}>${number.format(one.labelled)}${one.doubtful ? html`<sup title=${`${one.doubtful} doubtful`}>${one.doubtful}?</sup>` : ""}</button>` : ""}</td>
       <td class="n">${one.predicted ? html`<button class="plain" aria-pressed=${query.taxon === one.name} onClick=${() => change({ taxon: one.name, label: null })}>${number.format(one.predicted)}</button>` : ""}</td></tr>`)}</tbody></table>
     ${!taxa.length && html`<p class="note">No name yet. Type one on a crop.</p>`}
@@ -214,7 +214,7 @@ function Tile({ crop, run, side, isAt, isChosen, onPick }) {
     style=${{ width: `${side + 12}px` }}>
     <div class="frame" style=${{ height: `${side}px` }}><img loading="lazy" alt="" src=${cropUrl(run, crop, crop.object_id)} style=${size} /></div>
     <div class="name" style=${{ borderColor: colour }}>${name ?? " "}</div>
-    <div class="size">${Math.round(longest)} µm${crop.certainty !== null && !states ? html` · ${Math.round(crop.certainty * 100)} %` : ""}</div>
+    <div class="size">${Math.round(longest)} µm${crop.confidence !== null && !states ? html` · ${Math.round(crop.confidence * 100)} %` : ""}</div>
   </div>`;
 }
 

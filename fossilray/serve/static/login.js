@@ -5,8 +5,8 @@ const problem = /** @type {HTMLElement} */ (document.getElementById("problem"));
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const answer = await fetch("/login", { method: "POST", body: token.value, redirect: "manual" });
-  if (answer.ok || answer.type === "opaqueredirect") location.href = "/";
-  else problem.textContent = (await answer.json()).detail;
+  const response = await fetch("/login", { method: "POST", body: token.value, redirect: "manual" });
+  if (response.ok || response.type === "opaqueredirect") location.href = "/";
+  else problem.textContent = (await response.json()).detail;
 });
 token.focus();

@@ -8,7 +8,7 @@ export const KINDS = ["wood", "cuticle", "amorphous matter", "mineral", "bubble"
  * @param {string} typed @param {string} name
  */
 export function matches(typed, name) {
-  const words = plain(name).split(/[\s-]+/);
+  const words = plain(name).split(/[\s_-]+/);
   let at = 0;
   for (const part of plain(typed).split(/\s+/).filter(Boolean)) {
     while (at < words.length && !words[at].startsWith(part)) at += 1;

@@ -81,7 +81,7 @@ export function SlidePage({ run, slideId, values, session }) {
       made.addHandler("update-viewport", draw);
       made.addHandler("resize", draw);
       drawn.current.draw = draw;
-      made.addHandler("open", () => place(made, library_, slide, drawn.current, values));
+      made.addHandler("open", () => showAddress(made, library_, slide, drawn.current, values));
       made.addHandler("animation-finish", () => { setScale(scaleOf(made, slide, library_)); keep(made, slide, library_); });
       made.addHandler("open-failed", () => setProblem("the slide could not be opened"));
       made.addHandler("tile-load-failed", (/** @type {any} */ event) => {
@@ -193,7 +193,7 @@ export function SlidePage({ run, slideId, values, session }) {
         ${slide && html`<span class="note">${[slide.well, slide.depth_m === null ? "" : `${slide.depth_m} m`, `${number.format(slide.objects)} objects`].filter(Boolean).join(" · ")}</span>`}
         <span class="grow"></span>
         <label>Colour <select value=${colouring} onChange=${(/** @type {any} */ event) => { setColouring(event.target.value); event.target.blur(); }}>
-          ${[["taxon", "by name"], ["certainty", "by certainty"], ["score", "by detector's score"]].map(([key, text]) => html`<option value=${key}>${text}</option>`)}</select></label>
+          ${[["taxon", "by name"], ["confidence", "by confidence"], ["score", "by detector's score"]].map(([key, text]) => html`<option value=${key}>${text}</option>`)}</select></label>
         <label>Brightness <input type="range" min="0.5" max="2" step="0.05" value=${light.brightness} onInput=${(/** @type {any} */ e) => setLight({ ...light, brightness: Number(e.target.value) })} /></label>
         <label>Contrast <input type="range" min="0.5" max="3" step="0.05" value=${light.contrast} onInput=${(/** @type {any} */ e) => setLight({ ...light, contrast: Number(e.target.value) })} /></label>
         <button aria-pressed=${shows} onClick=${() => setShows(!shows)} title="Boxes on or off (b)">boxes</button>
@@ -223,11 +223,11 @@ export function SlidePage({ run, slideId, values, session }) {
 
 /** @param {{run: string, slide: any, objects: any, row: number, x: number, y: number}} props */
 function Hover({ run, slide, objects, row, x, y }) {
-  const id = objects.object_id[row], taxon = objects.taxa[objects.taxon[row]], label = objects.labels[id], certainty = objects.certainty[row];
+  const id = objects.object_id[row], taxon = objects.taxa[objects.taxon[row]], label = objects.labels[id], confidence = objects.confidence[row];
   const width = (objects.x_max[row] - objects.x_min[row]) * slide.mpp, height = (objects.y_max[row] - objects.y_min[row]) * slide.mpp, longest = Math.max(width, height);
   return html`<div class="hover" style=${{ left: `${x + 16}px`, top: `${y + 16}px` }}>
     <img alt="" src=${cropUrl(run, slide, id)} style=${{ width: `${(120 * width) / longest}px`, height: `${(120 * height) / longest}px` }} />
-    <div>${label ? html`<b>${shown(label.states)}</b>` : taxon ? html`<i>${taxon}</i>${certainty === null ? "" : ` ${Math.round(certainty * 100)} %`}` : "not named"}<br />${Math.round(width)} × ${Math.round(height)} µm · #${id}</div></div>`;
+    <div>${label ? html`<b>${shown(label.states)}</b>` : taxon ? html`<i>${taxon}</i>${confidence === null ? "" : ` ${Math.round(confidence * 100)} %`}` : "not named"}<br />${Math.round(width)} × ${Math.round(height)} µm · #${id}</div></div>`;
 }
 
 /** @param {{viewer: any, slide: any, onBox: (box: number[]) => void}} props a veil on which a box is drawn */
@@ -274,10 +274,10 @@ function paint(viewer, canvas, state, library_) {
   const origin = viewer.viewport.imageToViewerElementCoordinates(new library_.Point(0, 0));
   const zoom = viewer.viewport.imageToViewerElementCoordinates(new library_.Point(1000, 0)).x / 1000 - origin.x / 1000;
   const [left, top] = slide.bounds;
-  const place = (/** @type {number} */ x, /** @type {number} */ y) => [origin.x + (x - left) * zoom, origin.y + (y - top) * zoom];
+  const onScreen = (/** @type {number} */ x, /** @type {number} */ y) => [origin.x + (x - left) * zoom, origin.y + (y - top) * zoom];
   const groups = new Map();
   for (let row = 0; row < objects.object_id.length; row += 1) {
-    const [x0, y0] = place(objects.x_min[row], objects.y_min[row]), [x1, y1] = place(objects.x_max[row], objects.y_max[row]);
+    const [x0, y0] = onScreen(objects.x_min[row], objects.y_min[row]), [x1, y1] = onScreen(objects.x_max[row], objects.y_max[row]);
     if (x1 < 0 || y1 < 0 || x0 > size.x || y0 > size.y) continue;
     const id = objects.object_id[row];
     if (!shows && id !== picked) continue;
@@ -300,13 +300,13 @@ function paint(viewer, canvas, state, library_) {
   context.strokeStyle = "#0a7d3c";
   context.lineWidth = 2;
   for (const missed of shows ? objects.missed : []) {
-    const [x0, y0] = place(missed.box[0], missed.box[1]), [x1, y1] = place(missed.box[2], missed.box[3]);
+    const [x0, y0] = onScreen(missed.box[0], missed.box[1]), [x1, y1] = onScreen(missed.box[2], missed.box[3]);
     context.strokeRect(x0, y0, x1 - x0, y1 - y0);
   }
   context.setLineDash([]);
   const row = picked === null ? -1 : objects.object_id.indexOf(picked);
   if (row >= 0) {
-    const [x0, y0] = place(objects.x_min[row], objects.y_min[row]), [x1, y1] = place(objects.x_max[row], objects.y_max[row]);
+    const [x0, y0] = onScreen(objects.x_min[row], objects.y_min[row]), [x1, y1] = onScreen(objects.x_max[row], objects.y_max[row]);
     for (const [colour, width] of /** @type {[string, number][]} */ ([["#ffffff", 5], ["#111111", 2]])) {
       context.strokeStyle = colour;
       context.lineWidth = width;
@@ -317,8 +317,8 @@ function paint(viewer, canvas, state, library_) {
 
 /** @param {any} objects @param {number} row @param {string} colouring */
 function colourFor(objects, row, colouring) {
-  if (colouring === "score" || colouring === "certainty") {
-    const value = colouring === "score" ? objects.score[row] : objects.certainty[row];
+  if (colouring === "score" || colouring === "confidence") {
+    const value = colouring === "score" ? objects.score[row] : objects.confidence[row];
     return value === null ? "#808080" : `hsl(${Math.round(10 + 200 * value)} 75% 42%)`;
   }
   const states = objects.labels[objects.object_id[row]]?.states;
@@ -348,9 +348,9 @@ function centre(viewer, slide, objects, row) {
   viewer.viewport.fitBounds(rect);
 }
 
-/** Shows the place that the address names: an object, or a point and a zoom.
+/** Shows what the address names: an object, or a point and a zoom.
  * @param {any} viewer @param {any} library_ @param {any} slide @param {any} state @param {URLSearchParams} values */
-function place(viewer, library_, slide, state, values) {
+function showAddress(viewer, library_, slide, state, values) {
   if (values.has("x") && values.has("y")) {
     const point = viewer.viewport.imageToViewportCoordinates(new library_.Point(Number(values.get("x")) - slide.bounds[0], Number(values.get("y")) - slide.bounds[1]));
     viewer.viewport.panTo(point, true);
@@ -365,7 +365,7 @@ function place(viewer, library_, slide, state, values) {
   }
 }
 
-/** Keeps the place in the address, so that it can be sent to somebody.
+/** Keeps the position in the address, so that a link leads to it.
  * @param {any} viewer @param {any} slide @param {any} library_ */
 function keep(viewer, slide, library_) {
   const middle = viewer.viewport.viewportToImageCoordinates(viewer.viewport.getCenter(true));
@@ -391,11 +391,11 @@ function cropOf(slide, objects, row) {
     slide_id: slide.slide_id, object_id: objects.object_id[row], attempt: slide.attempt,
     box: [objects.x_min[row], objects.y_min[row], objects.x_max[row], objects.y_max[row]],
     width_um: (objects.x_max[row] - objects.x_min[row]) * slide.mpp, height_um: (objects.y_max[row] - objects.y_min[row]) * slide.mpp,
-    taxon: objects.taxa[objects.taxon[row]] ?? null, certainty: objects.certainty[row], label: objects.labels[objects.object_id[row]] ?? null, conflict: false,
+    taxon: objects.taxa[objects.taxon[row]] ?? null, confidence: objects.confidence[row], label: objects.labels[objects.object_id[row]] ?? null, conflict: false,
   };
 }
 
-/** @param {string|undefined} url @param {(text: string) => void} tell says why a tile failed, in the server's words */
+/** @param {string|undefined} url @param {(text: string) => void} tell shows why a tile failed, in the server's words */
 function explain(url, tell) {
-  if (url) fetch(url).then((answer) => (answer.ok ? null : answer.json().then((body) => tell(body.detail))), () => tell("the server cannot be reached"));
+  if (url) fetch(url).then((response) => (response.ok ? null : response.json().then((body) => tell(body.detail))), () => tell("the server cannot be reached"));
 }
