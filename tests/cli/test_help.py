@@ -44,8 +44,8 @@ EXEMPTIONS = {
     "--labels": Exemption(
         "Labelled crops",
         ("suggest", "export", "chart", "report", "serve"),
-        "They take a label set alone; of `suggest`, it names the objects that are not suggested again, of `serve` where "
-        "labels go to.",
+        "They take a label set alone; of `suggest`, it names the objects that are not suggested again, of `serve` "
+        "where labels go to.",
     ),
     "--limit": Exemption(
         "Maximum number of objects",
