@@ -18,12 +18,13 @@ from fossilray.core.config.choices import HoldOutUnit
 from fossilray.core.errors import UsageError
 from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
-from fossilray.core.text import list_some, strip_control_characters, unescape_formula
+from fossilray.core.text import counted, list_some, strip_control_characters, unescape_formula
 from fossilray.core.user_table import read_user_table
 from fossilray.labels.agreement import Agreement, Naming, class_of
 from fossilray.labels.current import labels_of_run
 from fossilray.labels.label_set import is_label_set
 from fossilray.labels.labelled_crops import LabelledCrops
+from fossilray.labels.name_marks import exported_files, is_predicted_image, is_predicted_row
 from fossilray.labels.near_duplicates import group_duplicates
 from fossilray.labels.occurrence_cells import occurrence_of_cell
 
@@ -104,8 +105,8 @@ def load_labels(labels: Path, *, run: RunStore | None = None, naming: Naming | N
     and those of a label set the taxa and kinds on which annotators agree.
 
     Raises:
-        UsageError: the labels are missing or empty, a table lacks columns or labels a row twice, or fewer than two
-            classes are left.
+        UsageError: the labels are missing or empty, a table lacks columns or labels a row twice, names are predicted,
+            or fewer than two classes are left.
     """
     if is_label_set(labels):
         labelled = _read_label_set(labels, run, naming)
@@ -176,6 +177,11 @@ def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:
     ]
     if not images:
         raise UsageError(f"{folder} holds no <class>/<image> files; give a folder of classes, or a CSV")
+    exported = exported_files(folder)
+    _refuse_predicted(
+        folder,
+        [name for name, path, label in images if is_predicted_image(path, label=label, exported=exported)],
+    )
     return images
 
 
@@ -187,6 +193,7 @@ def _read_table(path: Path, run: RunStore | None, naming: Naming | None) -> Labe
             "object_id and genus"
         )
     named = [row for row in table.rows if _clean(row["genus"])]
+    _refuse_predicted(path, [row.location for row in named if is_predicted_row(row)])
     unlabelled = len(table.rows) - len(named)
     if table.has("path"):
         _refuse_repeats(path, [row["path"] for row in named])
@@ -208,6 +215,15 @@ def _read_table(path: Path, run: RunStore | None, naming: Naming | None) -> Labe
         [name for _, _, name in objects],
     )
     return _with_unnamed(_read_objects(run, keys, names, unlabelled=unlabelled), unnamed)
+
+
+def _refuse_predicted(labels: Path, predicted: Sequence[str]) -> None:
+    if predicted:
+        raise UsageError(
+            f"{labels} has {counted(len(predicted), 'name')} that a classifier predicted, the first {predicted[0]}; a "
+            "head would learn and be measured by the errors of another one. Have a person look at each, and import "
+            "them into a label set with `fossilray labels import --predicted checked`"
+        )
 
 
 def _read_images(listed: Sequence[tuple[str, Path, str]], *, unlabelled: int) -> LabelledSet:

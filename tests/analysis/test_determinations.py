@@ -17,6 +17,9 @@ from fossilray.analysis.report import write_report
 from fossilray.analysis.stratigraphy.assemblages import TaxonSample
 from fossilray.analysis.stratigraphy.chart import ChartOptions, WellChart, compute_chart
 from fossilray.analysis.stratigraphy.determined import count_determinations
+from fossilray.analysis.stratigraphy.expert.comparison import compare_with_expert
+from fossilray.analysis.stratigraphy.expert.counts import read_expert_counts
+from fossilray.analysis.stratigraphy.match import match_wells
 from fossilray.analysis.stratigraphy.page import describe_findings
 from fossilray.analysis.stratigraphy.tables import well_tables
 from fossilray.core.config.choices import UncertainLabels
@@ -243,6 +246,57 @@ def test_ranks_synonyms_and_case_are_those_of_the_taxonomy(run: RunStore, tmp_pa
         "at a coarser rank than the chart's, in columns of their own: Areoligeraceae undetermined 1"
         in findings
     )
+
+
+def test_labelled_grains_of_the_marker_give_concentrations_without_predictions(tmp_path: Path) -> None:
+    store = start_run(tmp_path / "run")
+    commit_slide(store, "a", count=90, well=WELL, depth_m=2000.0, seed=0, embeddings=False)
+    samples = tmp_path / "samples.csv"
+    samples.write_text(
+        "slide_id,weight_g,marker,marker_tablets,grains_per_tablet,grains_per_tablet_sd\n"
+        "a,10,Lycopodium,2,20000,1500\n"
+    )
+    run_command("samples", "import", store.url, samples)
+    marker = stated("spore of the tablet", specimen="marker")
+    labels = label_objects(
+        store,
+        tmp_path / "labels",
+        [
+            *(("a", number, "Azolla") for number in range(30)),
+            *(("a", 30 + number, marker) for number in range(20)),
+            *(("a", 50 + number, "lycopodium") for number in range(40)),
+        ],
+    )
+    computed = chart(store, labels)
+    assert computed.taxa == ("Azolla",)
+    assert computed.concentrations is not None
+    np.testing.assert_allclose(computed.concentrations.values[0], 30 / 60 * 2 * 20_000 / 10)
+    assert computed.concentrations.markers.tolist() == [60]
+
+
+@pytest.mark.parametrize("head", [None, "none"])
+def test_an_experts_counts_and_another_well_are_compared_with_labels(
+    run: RunStore, tmp_path: Path, head: str | None
+) -> None:
+    labelled = [
+        (slide, number, TAXA[number % 2] if row < 3 else TAXA[number % 3])
+        for row, slide in enumerate(SLIDES)
+        for number in range(60)
+    ]
+    computed = chart(run, label_objects(run, tmp_path / "labels", labelled), head=head)
+    file = tmp_path / "counts.csv"
+    lines = [
+        f"{depth:g},{taxon},{count}"
+        for depth in TRUTH.depths
+        for taxon, count in ((TAXA[0], 30), (TAXA[1], 30))
+    ]
+    file.write_text("\n".join(["measured_depth_m,taxon,count", *lines]))
+    compared = compare_with_expert(run, computed, read_expert_counts(file))
+    assert compared.specimens.sum() == 360
+    assert compared.agrees[:3].all()
+    other = replace(computed, well_samples=replace(computed.well_samples, well="other"))
+    matched = match_wells(computed, other, match_distance=0.15)
+    assert len(matched.depths) == 6
 
 
 def test_contradicting_labels_leave_an_object_to_its_prediction(run: RunStore, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from fossilray.core.name_source import NameMark, mark_jpeg, read_mark
 from fossilray.labels.current import labels_of_run
 from fossilray.labels.importing import ImportReport, import_label_round
 from fossilray.labels.label_set import LabelSet
+from fossilray.labels.load import load_labels
 from fossilray.labels.spelling import read_spelling
 from fossilray.labels.withdrawal import withdraw_labels
 from fossilray.store import RunStore
@@ -62,6 +63,8 @@ def test_an_exported_table_of_predictions_is_no_source_of_labels(run: RunStore, 
     ):
         take(file, run, labels)
     assert not labels.exists()
+    with pytest.raises(UsageError, match="would learn and be measured by the errors"):
+        load_labels(file, run=run)
     for row in rows[:2]:
         row.update(genus="Quercus", name_source="expert")
     table(file, list(rows[0]), *(row.values() for row in rows))
@@ -115,6 +118,9 @@ def test_an_exported_folder_is_recognised_and_what_was_moved_is_a_label(
     assert fields["folder"] == images[0].parent.name
     with pytest.raises(UsageError, match=f"{len(images)} names that a classifier predicted"):
         take(out, run, tmp_path / "labels")
+
+    with pytest.raises(UsageError, match="would learn and be measured by the errors"):
+        load_labels(out)
 
     # A copy of one folder without the table, below another one.
     copy = tmp_path / "copy"

@@ -260,7 +260,9 @@ def _draw(
 def _resample(counts: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return weights (draws, samples, classes) of the predictions; 0 in a sample without objects."""
     # A prior of one object, divided among all classes, lets a class occur that was never predicted.
-    resampled = rng.standard_gamma(np.broadcast_to(counts + 1 / counts.shape[1], (draws, *counts.shape)))
+    resampled = rng.standard_gamma(
+        np.broadcast_to(counts + 1 / max(counts.shape[1], 1), (draws, *counts.shape))
+    )
     resampled[:, counts.sum(axis=1) == 0] = 0
     return resampled
 
