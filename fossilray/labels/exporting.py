@@ -14,6 +14,7 @@ from fossilray.core.atomic_files import write_atomically
 from fossilray.core.errors import UsageError
 from fossilray.core.formats.ods import write_ods
 from fossilray.core.formats.xlsx import write_xlsx
+from fossilray.core.name_source import EXPERT, NAME_SOURCE
 from fossilray.core.text import escape_formula
 from fossilray.labels.label import Label
 from fossilray.labels.label_set import Labels
@@ -24,7 +25,7 @@ EXPORT_SUFFIXES = (".csv", ".xlsx", ".ods", ".parquet")
 
 EXPORT_COLUMNS = (
     *("slide_id", "object_id", "taxon", "qualifier", "taxon_rank", "kind", "situation", "specimen", "unsure"),
-    *("remark", "who", "at", *BOX_COLUMNS, "attempt", "scan_id", *SCAN_COLUMNS),
+    *("remark", "who", "at", *BOX_COLUMNS, "attempt", "scan_id", *SCAN_COLUMNS, NAME_SOURCE),
 )
 """Columns of an export; `taxon` is the name as written."""
 _NUMBERS = {"object_id", *BOX_COLUMNS, *SCAN_COLUMNS}
@@ -86,6 +87,7 @@ def _cells(label: Label) -> list[_Cell]:
         ),
         *(*label.box, label.attempt, label.scan.scan_id),
         *(getattr(label.scan, name) for name in SCAN_COLUMNS),
+        EXPERT,
     ]
 
 
