@@ -222,7 +222,7 @@ def _refuse_predicted(labels: Path, predicted: Sequence[str]) -> None:
         raise UsageError(
             f"{labels} has {counted(len(predicted), 'name')} that a classifier predicted, the first {predicted[0]}; a "
             "head would learn and be measured by the errors of another one. Have a person look at each, and import "
-            "them into a label set with `fossilray labels import --predicted checked`"
+            "them into a label set with `fossilray labels import` and --predicted checked"
         )
 
 

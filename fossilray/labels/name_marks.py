@@ -20,7 +20,7 @@ from fossilray.core.user_table import read_user_table
 from fossilray.labels.occurrence_cells import NAME_COLUMNS
 
 _OBJECTS_CSV = "objects.csv"
-"""Beside the folders of `fossilray export --format imagefolder`."""
+"""Beside the folders of an export of images."""
 
 
 def is_predicted_row(row: TableRow) -> bool:
