@@ -1,13 +1,14 @@
-"""Counts corrected for the classifier's confusion matrix, with intervals for classification and sampling error.
+"""Shares of taxa in assemblages, estimated from counts of predictions, with intervals.
 
 In a sample whose assemblage has the shares p, a classifier predicts class j for a share sum_k p_k A_kj of the objects,
 where A is its confusion matrix. Counts of predictions are multinomial. p is estimated by maximum likelihood (Solow,
 Davis and Hu 2001, "Estimating the taxonomic composition of a sample when individuals are classified with error", Mar.
 Ecol. Prog. Ser. 216, 309-311), which stays inside the simplex, as the inverted matrix does not. The maximum is found by
 EM (Dempster, Laird and Rubin 1977), with the steps of Saerens, Latinne and Decaestecker (2002, Neural Comput. 14,
-section 2.2) over predictions instead of probabilities. Intervals are percentiles of a Bayesian bootstrap (Rubin 1981)
-over the objects and the validation crops: the shares of predictions and the rows of A are drawn from the Dirichlet
-distributions of their counts, and p is estimated from each draw.
+section 2.2) over predictions instead of probabilities, for each draw of a Bayesian bootstrap (Rubin 1981) over the
+objects and the validation crops: the shares of predictions and the rows of A are drawn from the Dirichlet distributions
+of their counts. `fossilray.analysis.stratigraphy.correction` decides how much of the mean correction is applied.
+Intervals are percentiles of the draws, and include the estimate and the raw count with their sampling errors.
 
 Objects that an expert determined are counted as what they are: they have a sampling error and no classification error,
 and only the rest of a sample is estimated from predictions.
@@ -21,12 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.stratigraphy.confusion import Confusion, correct_confusion
+from fossilray.analysis.stratigraphy.confusion import Confusion
+from fossilray.analysis.stratigraphy.correction import correct_counts, resample
 
 DRAWS = 400
 LEVEL = 0.95
-
-_DRAWS_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class ShareEstimate:
     """
     objects: NDArray[np.float64]
     """(samples,) objects of all taxa together, without those of classes that are left out."""
+    correction_weight: float | None = None
+    """Weight of the correction for the confusion matrix, 0 to 1; None without a matrix."""
 
     def of_taxa(self, order: Sequence[int]) -> ShareEstimate:
         """Return the shares of these taxa in this order."""
@@ -53,6 +55,7 @@ class ShareEstimate:
             self.high[:, columns],
             self.present_low[:, columns],
             self.objects,
+            self.correction_weight,
         )
 
 
@@ -84,33 +87,35 @@ def estimate_shares(
         return _sampling_intervals_only(
             _sum_taxa(counts.astype(np.float64), taxon_of_label, taxa) + of_experts, level=level
         )
-    padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
-    padded[:, : counts.shape[1]] = counts
-    parameters = confusion.dirichlet_parameters
-    mean = parameters / parameters.sum(axis=1, keepdims=True)
-    corrected = _sum_taxa(correct_confusion(padded, mean), taxon_of_label, taxa)
-    estimated = np.nan_to_num(corrected) * padded.sum(axis=1, keepdims=True) + of_experts
+    membership = _membership(taxon_of_label, taxa)
+    padded = _pad(counts, confusion)
+    corrected = correct_counts(padded, confusion, draws=draws, rng=rng)
+    estimated = corrected.point @ membership + of_experts
     objects = estimated.sum(axis=1)
     shares = _normalise(estimated)
-    drawn = draw_shares(
-        counts, taxon_of_label, taxa, confusion=confusion, determined=determined, draws=draws, rng=rng
-    )
+    seen = _resample_determined(of_experts, padded, draws, rng)
     tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(_normalise(corrected.drawn @ membership + seen), [tail, 1 - tail], axis=0)
+    with np.errstate(invalid="ignore"):
+        least = (corrected.least @ membership + seen.min(axis=0)) / objects[:, None]
     # EM approaches 0 without reaching it; less than half an object counts as 0, unless an expert saw it.
     low, least = (
         np.where((bound * objects[:, None] < 0.5) & (of_experts == 0), 0 * bound, bound)
-        for bound in (low, drawn.min(axis=0))
+        for bound in (low, least)
     )
-    # An estimate on the edge of the simplex may be equal in all draws; sampling error remains.
+    # The estimate lies between the raw and the corrected counts; each has a sampling error.
     totals = np.broadcast_to(objects[:, None], shares.shape)
-    sampling_low, sampling_high = wilson(np.nan_to_num(shares) * totals, totals, level=level)
+    bounds = [
+        wilson(np.nan_to_num(share) * totals, totals, level=level)
+        for share in (shares, _normalise(padded @ membership + of_experts))
+    ]
     return ShareEstimate(
         shares,
-        np.minimum(np.minimum(low, sampling_low), shares),
-        np.maximum(np.maximum(high, sampling_high), shares),
+        np.minimum.reduce([low, *(lower for lower, _ in bounds), shares]),
+        np.maximum.reduce([high, *(upper for _, upper in bounds), shares]),
         least,
         objects,
+        corrected.weight,
     )
 
 
@@ -128,18 +133,15 @@ def draw_shares(
 
     Args: as of `estimate_shares`. Without a confusion matrix only the sampling error is drawn.
     """
-    classes = counts.shape[1] if confusion is None else len(confusion.classes)
-    parameters = np.zeros((0, 0)) if confusion is None else confusion.dirichlet_parameters
-    padded = np.zeros((len(counts), classes), np.float64)
-    padded[:, : counts.shape[1]] = counts
     membership = _membership(taxon_of_label, taxa)
     of_experts = _or_none(determined, len(counts), taxa)
-    batches = []
-    for first in range(0, draws, _DRAWS_AT_ONCE):
-        size = min(_DRAWS_AT_ONCE, draws - first)
-        weights = _resample(padded, size, rng) if confusion is None else _draw(padded, parameters, size, rng)
-        batches.append(weights @ membership + _resample_determined(of_experts, padded, size, rng))
-    return _normalise(np.concatenate(batches))
+    if confusion is None:
+        padded = counts.astype(np.float64)
+        weights = resample(padded, draws, rng)
+    else:
+        padded = _pad(counts, confusion)
+        weights = correct_counts(padded, confusion, draws=draws, rng=rng).drawn
+    return _normalise(weights @ membership + _resample_determined(of_experts, padded, draws, rng))
 
 
 @dataclass(frozen=True)
@@ -173,27 +175,23 @@ def estimate_ratios(
         grains = _with_sum(_sum_taxa(counts.astype(np.float64), taxon_of_label, taxa + 1) + of_experts)
         low, high = ratio_interval(*grains, level=level)
         return RatioEstimate(_ratio(*grains), low, high, grains[1][:, 0])
-    padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
-    padded[:, : counts.shape[1]] = counts
-    parameters = confusion.dirichlet_parameters
-    shares = correct_confusion(padded, parameters / parameters.sum(axis=1, keepdims=True))
-    totals = padded.sum(axis=1, keepdims=True)
     membership = _membership(taxon_of_label, taxa + 1)
-    grains = _with_sum(np.nan_to_num(shares @ membership) * totals + of_experts)
-    batches = []
-    for first in range(0, draws, _DRAWS_AT_ONCE):
-        size = min(_DRAWS_AT_ONCE, draws - first)
-        weights = _draw(padded, parameters, size, rng) @ membership
-        batches.append(_ratio(*_with_sum(weights + _resample_determined(of_experts, padded, size, rng))))
-    drawn = np.concatenate(batches)
+    padded = _pad(counts, confusion)
+    corrected = correct_counts(padded, confusion, draws=draws, rng=rng)
+    grains = _with_sum(corrected.point @ membership + of_experts)
+    seen = _resample_determined(of_experts, padded, draws, rng)
+    drawn = _ratio(*_with_sum(corrected.drawn @ membership + seen))
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    sampling_low, sampling_high = ratio_interval(*grains, level=level)
+    bounds = [
+        ratio_interval(*either, level=level)
+        for either in (grains, _with_sum(padded @ membership + of_experts))
+    ]
     values = _ratio(*grains)
     return RatioEstimate(
         values,
-        np.minimum(np.fmin(low, sampling_low), values),
-        np.maximum(np.fmax(high, sampling_high), values),
+        np.fmin.reduce([low, *(lower for lower, _ in bounds), values]),
+        np.fmax.reduce([high, *(upper for _, upper in bounds), values]),
         grains[1][:, 0],
     )
 
@@ -241,30 +239,11 @@ def _sampling_intervals_only(counts: NDArray[np.float64], *, level: float) -> Sh
     return ShareEstimate(shares, low, high, np.where(counts > 0, shares, 0 * shares), total[:, 0])
 
 
-def _draw(
-    counts: NDArray[np.float64], parameters: NDArray[np.float64], draws: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Return weights (draws, samples, classes) of true classes; 0 in a sample without predictions.
-
-    Predictions and confusion matrix are drawn from the bootstrap; the weights of a sample add up to those of its
-    predictions, about one for each object.
-    """
-    confusion = rng.standard_gamma(np.broadcast_to(parameters, (draws, *parameters.shape)))
-    confusion /= np.maximum(confusion.sum(axis=-1, keepdims=True), 1e-300)
-    resampled = _resample(counts, draws, rng)
-    shares = np.nan_to_num(correct_confusion(resampled, confusion))
-    weights: NDArray[np.float64] = shares * resampled.sum(axis=-1, keepdims=True)
-    return weights
-
-
-def _resample(counts: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return weights (draws, samples, classes) of the predictions; 0 in a sample without objects."""
-    # A prior of one object, divided among all classes, lets a class occur that was never predicted.
-    resampled = rng.standard_gamma(
-        np.broadcast_to(counts + 1 / max(counts.shape[1], 1), (draws, *counts.shape))
-    )
-    resampled[:, counts.sum(axis=1) == 0] = 0
-    return resampled
+def _pad(counts: NDArray[np.int64], confusion: Confusion) -> NDArray[np.float64]:
+    """Return counts (samples, classes) of all classes of the matrix."""
+    padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
+    padded[:, : counts.shape[1]] = counts
+    return padded
 
 
 def _resample_determined(
@@ -272,7 +251,7 @@ def _resample_determined(
 ) -> NDArray[np.float64]:
     """Return weights (draws, samples, taxa) of determined objects; 0 for taxa without one.
 
-    A sample of determined objects only has the prior that `_resample` adds to predictions.
+    A sample of determined objects only has the prior that `resample` adds to predictions.
     """
     if not determined.any():
         return np.zeros((1, 1, 1))

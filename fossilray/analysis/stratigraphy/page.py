@@ -138,9 +138,14 @@ def describe_basis(chart: WellChart) -> Iterator[str]:
             "objects that `fossilray suggest` chose are no random sample of it"
         )
     elif chart.confusion is not None:
+        weight = chart.estimate.correction_weight or 0.0
+        crops = f"{chart.confusion.crops:,} validation crops, accuracy {100 * chart.confusion.accuracy:.1f} %"
         yield (
-            f"counts are corrected by the classifier's confusion matrix ({chart.confusion.crops:,} validation crops, "
-            f"accuracy {100 * chart.confusion.accuracy:.1f} %)"
+            f"counts are corrected by the classifier's confusion matrix ({crops}), by {100 * weight:.0f} % of the full "
+            "correction, as far as these crops support it"
+            if weight
+            else f"counts are not corrected, because the classifier's confusion matrix ({crops}) is too uncertain for "
+            "that or of other crops than these; intervals include the classification error"
         )
     elif chart.options.is_corrected:
         yield (

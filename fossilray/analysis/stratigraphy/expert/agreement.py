@@ -45,7 +45,6 @@ class Recount:
 
 def disagreement_p_values(
     drawn: NDArray[np.float64],
-    shares: NDArray[np.float64],
     objects: NDArray[np.float64],
     specimens: NDArray[np.int64],
 ) -> NDArray[np.float64]:
@@ -53,7 +52,7 @@ def disagreement_p_values(
 
     Args:
         drawn: (draws, samples, taxa) shares, from the bootstrap.
-        shares, objects: the estimate (samples, taxa), and the objects of each sample behind it.
+        objects: (samples,) objects behind them.
         specimens: (samples, taxa) counts of the expert.
     """
     from scipy.stats import binom, hypergeom
@@ -62,7 +61,9 @@ def disagreement_p_values(
     lower = binom.cdf(specimens, total, drawn).mean(axis=0)
     upper = binom.sf(specimens - 1, total, drawn).mean(axis=0)
     predictive = np.minimum(lower, upper)
-    ours = np.round(np.nan_to_num(shares) * objects[:, None]).astype(np.int64)
+    # The full correction, which the draws are around: the estimate is drawn towards the raw counts, which are biased.
+    full = np.nan_to_num(drawn.mean(axis=0))
+    ours = np.round(full * objects[:, None]).astype(np.int64)
     both = np.round(objects[:, None]).astype(np.int64) + total
     drawn_of = (both, specimens + ours, total)
     sampling = np.minimum(hypergeom.cdf(specimens, *drawn_of), hypergeom.sf(specimens - 1, *drawn_of))
@@ -80,7 +81,7 @@ def find_recounts(
 ) -> list[Recount]:
     """Return the cells that disagree, the largest number of specimens first.
 
-    Arguments as of `disagreement_p_values`.
+    Arguments as of `disagreement_p_values`; shares: the estimate (samples, taxa).
     """
     cells = [
         cell
@@ -124,9 +125,7 @@ def _test_one_by_one(
         rest = np.maximum(drawn[:, left], 1e-12)
         rest /= rest.sum(axis=1, keepdims=True)
         expected = shares[left] / ours * total
-        p_values = disagreement_p_values(
-            rest[:, None], shares[None, left] / ours, np.array([ours * objects]), specimens[None, left]
-        )[0]
+        p_values = disagreement_p_values(rest[:, None], np.array([ours * objects]), specimens[None, left])[0]
         # Of two taxa with equal p-values, the one that differs more for its size.
         differs = np.abs(np.log((specimens[left] + 0.5) / (expected + 0.5)))
         best = int(np.lexsort((-differs, p_values))[0])

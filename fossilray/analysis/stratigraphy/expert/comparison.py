@@ -127,7 +127,7 @@ def compare_with_expert(store: RunStore, chart: WellChart, expert: ExpertCounts)
         specimens=specimens,
         low=low,
         high=high,
-        p_values=disagreement_p_values(drawn, estimate.shares, estimate.objects, specimens),
+        p_values=disagreement_p_values(drawn, estimate.objects, specimens),
         bias=tuple(estimate_bias(drawn, estimate.shares, specimens, level=level, rng=rng)),
         ordination=ordination,
         attainable=np.nan if ordination is None else _attainable(drawn, estimate, specimens, rng),
