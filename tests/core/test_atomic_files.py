@@ -31,6 +31,7 @@ WRITERS = {
     "core/marked_folders.py": "the owner file of a folder of ours",
     "synthetic/writers/mirax_files.py": "data files of a painted slide, in a folder aside",
     "training/log.py": "rows appended to the curves of a training; a torn last row is dropped on resuming",
+    "serve/act_journal.py": "acts appended and written through one by one; a torn last line was never acknowledged",
 }
 """Modules that may open a file for writing, and why they do it themselves."""
 
