@@ -17,6 +17,7 @@ NEEDS_BROWSER = "FOSSILRAY_NEEDS_BROWSER"
 _QUIET = (
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
