@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import functools
 from pathlib import Path
 
+import typer.testing
 from typer.testing import CliRunner, Result
 
 from fossilray.cli.main import app
+
+# The runner builds all commands anew at each call, which takes longer than most commands.
+typer.testing._get_command = functools.cache(typer.main.get_command)
 
 
 def run_command(*words: object) -> str:

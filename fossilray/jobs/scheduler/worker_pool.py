@@ -239,17 +239,17 @@ class WorkerPool:
             return
         stage = task.status.stage if task.status is not None else "worker"
         limit_bytes = (self._workers.memory_gb or 0) * 1e9
-        if now - task.progressed_s > self._workers.stall_minutes * 60:
-            reason = WorkerLoss(
-                "Stalled",
-                f"no progress in stage {stage} for workers.stall_minutes = {self._workers.stall_minutes:g}",
-                stage,
-            )
-        elif limit_bytes and task.status is not None and task.status.resident_bytes > limit_bytes:
+        if limit_bytes and task.status is not None and task.status.resident_bytes > limit_bytes:
             reason = WorkerLoss(
                 "MemoryExceeded",
                 f"{task.status.resident_bytes / 1e9:.1f} GB in stage {stage}, more than workers.memory_gb = "
                 f"{self._workers.memory_gb:g}",
+                stage,
+            )
+        elif now - task.progressed_s > self._workers.stall_minutes * 60:
+            reason = WorkerLoss(
+                "Stalled",
+                f"no progress in stage {stage} for workers.stall_minutes = {self._workers.stall_minutes:g}",
                 stage,
             )
         else:
