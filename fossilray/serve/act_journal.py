@@ -1,9 +1,10 @@
 """The journal of acts: a file of JSON lines beside the rounds of a label set, written through before each response.
 
-A server appends to a journal of its own, which it locks. Every minute, and when it ends, the acts become a round of
-the label set, and the journal is renamed from .jsonl to .done. The round names its journal as its source, so that a
-server that is killed between the two steps leaves no act twice. Journals of servers that were killed become rounds when
-the next server starts.
+A server appends to a journal of its own, which it locks before the journal gets its name. Every minute, and when the
+server ends, the acts become a round of the label set, and the journal is renamed from .jsonl to .done. The round names
+its journal as its source, so that a server that is killed between the two steps leaves no act twice. A journal whose
+round fails stays locked and is tried again with the next round. Journals of servers that were killed become rounds
+when the next server starts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fossilray.serve.act import RecordedAct
 
 JOURNAL_FOLDER = "journal"
 OPEN, DONE = ".jsonl", ".done"
+_UNNAMED = ".new"
 
 
 class ActJournal:
@@ -34,7 +36,7 @@ class ActJournal:
         self._guard = threading.Lock()
         self._file: BinaryIO | None = None
         self._path: Path | None = None
-        self._taken: BinaryIO | None = None
+        self._closed: dict[Path, BinaryIO] = {}
 
     def append(self, acts: Sequence[RecordedAct]) -> None:
         """Write acts through to the disk; they are safe when this returns.
@@ -60,25 +62,25 @@ class ActJournal:
                     "them again"
                 ) from None
 
-    def take(self) -> tuple[Path, list[RecordedAct]] | None:
-        """Close the journal of this process and return it with its acts; None if it has none.
+    def take(self) -> list[Path]:
+        """Close the journal of this process and return all closed ones that are not yet rounds, the oldest first.
 
-        The journal stays locked until `finish`.
+        They stay locked until `finish`.
         """
         with self._guard:
-            if self._path is None or self._file is None:
-                return None
-            path, self._path = self._path, None
-            self._taken, self._file = self._file, None
-        return path, read_journal(path)
+            if self._path is not None and self._file is not None:
+                self._closed[self._path] = self._file
+                self._path = self._file = None
+            return list(self._closed)
 
     def finish(self, path: Path) -> None:
-        """Mark a journal as turned into a round, and unlock the one that `take` gave."""
+        """Mark a journal as turned into a round, and unlock it if it is one that `take` gave."""
         path.rename(path.with_suffix(DONE))
+        with self._guard:
+            file = self._closed.pop(path, None)
+        if file is not None:
+            file.close()
         sync_folder(self.folder)
-        if self._taken is not None:
-            self._taken.close()
-            self._taken = None
 
     def abandoned(self) -> Iterator[Path]:
         """Yield the journals that no living server writes, each locked while the caller works on it."""
@@ -101,10 +103,17 @@ class ActJournal:
         if self._file is None:
             self.folder.mkdir(exist_ok=True)
             stamp = utc_now().replace(":", "").replace("-", "").split(".")[0].split("+")[0]
-            self._path = self.folder / f"{stamp}-{os.getpid()}-{secrets.token_hex(4)}{OPEN}"
-            self._file = self._path.open("xb")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            sync_folder(self.folder)
+            path = self.folder / f"{stamp}-{os.getpid()}-{secrets.token_hex(4)}{OPEN}"
+            unnamed = path.with_suffix(_UNNAMED)
+            file = unnamed.open("xb")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                unnamed.rename(path)
+                sync_folder(self.folder)
+            except OSError:
+                file.close()
+                raise
+            self._path, self._file = path, file
         return self._file
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ from fossilray.serve.access import TOKEN_COOKIE, Gate
 from fossilray.serve.annotators import Annotators
 from fossilray.serve.routes import router
 from fossilray.serve.served_run import ServedRun
+
+_log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 COMMIT_EVERY_S = 60.0
@@ -44,6 +47,7 @@ def build_application(
         closing.set()
         committing.join()
         for run in runs:
+            _commit(run)
             run.close()
 
     app = FastAPI(
@@ -112,5 +116,14 @@ async def _explain(_: Request, error: Exception) -> JSONResponse:
 def _commit_regularly(runs: Sequence[ServedRun], closing: threading.Event, every_s: float) -> None:
     while not closing.wait(every_s):
         for run in runs:
-            if run.desk is not None:
-                run.desk.commit()
+            _commit(run)
+
+
+def _commit(run: ServedRun) -> None:
+    """Turn a run's acts into a round; where that fails they stay in the journal, for the next time or the next start."""
+    if run.desk is None:
+        return
+    try:
+        run.desk.commit()
+    except (FossilrayError, OSError) as error:
+        _log.warning("the last labels stay in %s until they can become a round: %s", run.desk.folder, error)

@@ -45,7 +45,9 @@ class LabelDesk:
         self._store, self._box_of = store, box_of
         self._set = LabelSet.open_or_create(folder)
         self._journal = ActJournal(folder)
-        self._guard = threading.Lock()
+        self._guard, self._committing = threading.Lock(), threading.Lock()
+        self._in_rounds: set[str] = set()
+        """Journals whose acts are in a round of this process; one of them may still wait for its new name."""
         self._run_digest = store.read_run().digest
         self._slides: dict[str, RunSlide] = slides_of(store)
         self.recovered = self._recover()
@@ -144,14 +146,19 @@ class LabelDesk:
         return self._number
 
     def commit(self) -> int:
-        """Turn the acts since the last round into a round of the label set and return their number."""
-        with self._guard:
-            taken = self._journal.take()
-        if taken is None:
-            return 0
-        path, acts = taken
-        self._add_round(path, acts)
-        return len(acts)
+        """Turn the acts since the last round into a round of the label set and return their number.
+
+        Raises:
+            FossilrayError, OSError: the label set takes no round; the acts stay in their journal, and the next call tries
+                them again.
+        """
+        with self._committing:
+            committed = 0
+            for path in self._journal.take():
+                acts = read_journal(path)
+                self._add_round(path, acts)
+                committed += len(acts)
+            return committed
 
     def _recover(self) -> int:
         committed = {record.source for record in self._set.rounds()}
@@ -166,7 +173,7 @@ class LabelDesk:
         return recovered
 
     def _add_round(self, path: Path, acts: Sequence[RecordedAct]) -> None:
-        if acts:
+        if acts and path.name not in self._in_rounds:
             self._set.add(
                 [act.label() for act in acts],
                 source=path.name,
@@ -174,6 +181,7 @@ class LabelDesk:
                 run=acts[0].run,
                 run_digest=acts[0].run_digest,
             )
+            self._in_rounds.add(path.name)
         self._journal.finish(path)
 
     def _label(self, act: Act, who: str, given: Mapping[ObjectKey, Label]) -> Label:

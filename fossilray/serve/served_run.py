@@ -187,9 +187,7 @@ class ServedRun:
         ]
 
     def close(self) -> None:
-        """Turn the last acts into a round and close the slides."""
-        if self.desk is not None:
-            self.desk.commit()
+        """Close the slides."""
         self.tiles.close()
 
     def _slides_of(self, query: GridQuery) -> list[str] | None:

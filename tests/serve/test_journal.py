@@ -19,6 +19,7 @@ from support.small_run import write_small_run
 
 from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.labels.label_set import LabelSet
+from fossilray.serve.act import Act
 from fossilray.serve.act_journal import ActJournal, read_journal
 from fossilray.serve.served_run import ServedRun
 from fossilray.store import RunStore
@@ -67,6 +68,35 @@ def test_a_server_that_was_killed_leaves_a_round_to_the_next_one(run: RunStore, 
         with client_of(run, labels=labels):
             assert len(list((labels / "journal").glob("*.jsonl"))) == 1
     assert labelled(labels) == [("a-2030", 9, "Betula")]
+
+
+@pytest.mark.parametrize("fails", ["labels.label_set.LabelSet.add", "serve.act_journal.Path.rename"])
+def test_a_round_that_fails_is_tried_again_and_counts_once(
+    run: RunStore, labels: Path, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with client_of(run, labels=labels) as client:
+        desk = ServedRun("run", run, labels=labels).desk
+        assert desk is not None
+        desk.record([Act.model_validate(an_act(run, "a-2030", 1, "Alnus"))], who="me")
+        with monkeypatch.context() as patch:
+            patch.setattr(f"fossilray.{fails}", full)
+            with pytest.raises(OSError, match="No space"):
+                desk.commit()
+        # Another server leaves the journal alone, whose acts are this one's to commit.
+        with client_of(run, labels=labels):
+            pass
+        send(client, an_act(run, "a-2030", 2, "Pinus"))
+        desk.record([Act.model_validate(an_act(run, "a-2030", 3, "Betula"))], who="me")
+        desk.commit()
+    assert sorted(labelled(labels)) == [
+        ("a-2030", 1, "Alnus"),
+        ("a-2030", 2, "Pinus"),
+        ("a-2030", 3, "Betula"),
+    ]
+    assert {path.suffix for path in (labels / "journal").iterdir()} == {".done"}
 
 
 @pytest.mark.parametrize("has_round", [False, True])
