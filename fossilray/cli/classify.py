@@ -27,10 +27,19 @@ from fossilray.cli.options import (
     outside_runs,
 )
 from fossilray.cli.output import print_line, working
-from fossilray.core.config.choices import HoldOutUnit, NotFossils, NoveltyKind, TaxonRank, UncertainLabels
+from fossilray.core.config.choices import (
+    HeadKind,
+    HoldOutUnit,
+    NotFossils,
+    NoveltyKind,
+    TaxonRank,
+    UncertainLabels,
+)
 
 if TYPE_CHECKING:
     from fossilray.labels.agreement import Naming
+    from fossilray.models.heads import Head
+    from fossilray.training.heads import CrossValidationScores
 
 HoldOutOption = Annotated[
     HoldOutUnit,
@@ -93,11 +102,10 @@ def classify_train(
     set_: SetOption = None,
 ) -> None:
     """Train a classifier on labelled crops and print its scores on held-out crops; `classify run` applies it."""
-    from fossilray.models.heads import head_digest, save_head
-    from fossilray.models.heads.uncertainty import describe_uncertainty
+    from fossilray.models.heads import save_head
     from fossilray.training.heads import train_and_cross_validate
 
-    naming = _naming(rank, taxonomy, not_fossils, uncertain)
+    naming = naming_of(rank, taxonomy, not_fossils, uncertain)
     labelled = load_labelled(labels, run, config, set_, naming=naming)
     embedded = embed_crops(labelled, backbone, input_px=input_px, seed=seed)
     with working(f"{kind} head"):
@@ -114,20 +122,29 @@ def classify_train(
         )
     save_head(out_file, head)
     print_label_report(labelled)
+    print_scores(head, scores, kind=kind, path=out_file)
+
+
+def print_scores(head: Head, scores: CrossValidationScores | None, *, kind: HeadKind, path: Path) -> None:
+    """Print how good a head is, on held-out crops, and where it was written."""
+    from fossilray.models.heads import head_digest
+    from fossilray.models.heads.uncertainty import describe_uncertainty
+
     if scores is None:
         print_line("no scores: there are too few crops of each class to hold any out")
     else:
         print_line(
             f"on held-out crops, {scores.splits} times a fifth: recall {scores.recall:.3f}, precision "
-            f"{scores.precision:.3f}, accuracy {scores.accuracy:.3f}, log loss {scores.log_loss:.3f}"
+            f"{scores.precision:.3f}, accuracy {scores.accuracy:.3f}, log loss before calibration "
+            f"{scores.log_loss:.3f}"
         )
     if head.meta.uncertainty is not None:
         print_line(describe_uncertainty(head))
-    digest = head_digest(out_file)[:12]
-    print_line(f"{kind} head for {len(head.classes)} classes, sha256 {digest}… -> {out_file}")
+    digest = head_digest(path)[:12]
+    print_line(f"{kind} head for {len(head.classes)} classes, sha256 {digest}… -> {path}")
 
 
-def _naming(
+def naming_of(
     rank: TaxonRank | None, taxonomy: Path | None, not_fossils: NotFossils, uncertain: UncertainLabels
 ) -> Naming | None:
     """Return how labels become classes; None without such an option, which leaves names of folders as written."""

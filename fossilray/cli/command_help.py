@@ -96,6 +96,19 @@ class PlainGroup(typer.core.TyperGroup):
             formatter.write_dl([(name, (command.help or "").partition("\n")[0]) for name, command in rows])
 
 
+def group_with_default(second: str | None) -> type[PlainGroup]:
+    """Return the class of a group that takes one of its second words as given where the first argument is none."""
+    if second is None:
+        return PlainGroup
+
+    class GroupWithDefault(PlainGroup):
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            is_named = args[0] in self.commands or args[0].startswith("-")
+            return super().resolve_command(ctx, args if is_named else [second, *args])
+
+    return GroupWithDefault
+
+
 def choices(kind: Any) -> tuple[str, ...]:
     """Return the values that a parameter of this type accepts, if its type names them."""
     kind = _value_type(kind)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from fossilray.cli import (
     chart,
     classify,
+    classify_by_labels,
     discovery,
     doctor,
     estimate,
@@ -32,7 +33,7 @@ from fossilray.cli import (
     synthetic,
     train,
 )
-from fossilray.cli.command_help import PlainCommand, PlainGroup
+from fossilray.cli.command_help import PlainCommand, group_with_default
 from fossilray.cli.output import err
 from fossilray.cli.root import RootGroup
 from fossilray.core.errors import FossilrayError
@@ -49,6 +50,8 @@ class Subcommands:
     commands: dict[str, Command]
     aliases: dict[str, str] = field(default_factory=dict)
     """Other second words, which help does not list: published names of evaluations."""
+    default: str | None = None
+    """The second word that is meant where a run follows the first at once."""
 
 
 COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
@@ -101,8 +104,13 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
             },
         ),
         "classify": Subcommands(
-            "Train classifiers on labels and run them on a run.",
-            {"train": classify.classify_train, "run": inference.classify_objects},
+            "From labels to charts in one command, `fossilray classify RUN --labels FOLDER`, or step by step.",
+            {
+                "all": classify_by_labels.classify_by_labels,
+                "train": classify.classify_train,
+                "run": inference.classify_objects,
+            },
+            default="all",
         ),
         "calls": discovery.calls,
         "discover": discovery.discover,
@@ -173,7 +181,10 @@ for commands in COMMANDS.values():
     for name, command in commands.items():
         if isinstance(command, Subcommands):
             group = typer.Typer(
-                cls=PlainGroup, help=command.help, no_args_is_help=True, rich_markup_mode=None
+                cls=group_with_default(command.default),
+                help=command.help,
+                no_args_is_help=True,
+                rich_markup_mode=None,
             )
             for second, function in command.commands.items():
                 group.command(name=second, cls=PlainCommand)(function)

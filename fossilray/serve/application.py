@@ -120,7 +120,7 @@ def _commit_regularly(runs: Sequence[ServedRun], closing: threading.Event, every
 
 
 def _commit(run: ServedRun) -> None:
-    """Turn a run's acts into a round; where that fails they stay in the journal, for the next time or the next start."""
+    """Turn a run's acts into a round; where that fails they stay in the journal for the next time or start."""
     if run.desk is None:
         return
     try:

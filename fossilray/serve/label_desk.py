@@ -149,8 +149,7 @@ class LabelDesk:
         """Turn the acts since the last round into a round of the label set and return their number.
 
         Raises:
-            FossilrayError, OSError: the label set takes no round; the acts stay in their journal, and the next call tries
-                them again.
+            FossilrayError, OSError: the label set takes no round; the acts stay in their journal, for the next call.
         """
         with self._committing:
             committed = 0

@@ -22,6 +22,7 @@ from fossilray.models.backbones.backbone_file import BackboneMeta
 from fossilray.models.backbones.checkpoints import read_backbone_checkpoint
 from fossilray.models.backbones.embedder import Preprocessing
 from fossilray.models.backbones.load import load_network, preprocessing_of
+from fossilray.models.weights_file import bundled_weights
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def start_backbone(config: TrainConfig) -> InitialBackbone:
             raise WeightsError(f"init={config.init} has a network of its own; leave out arch={config.arch}")
         network, _, pretrained = load_network(EmbedderConfig(weights=config.init, input_px=config.input_px))
         return _build(_sized(rest, config), network.state_dict(), config, pretrained)
-    path = Path(rest).expanduser()
+    path = bundled_weights("backbone") if source == "bundled" else Path(rest).expanduser()
     state, meta = read_backbone_checkpoint(path)
     preprocessing = None if meta is None else meta.preprocessing
     if config.arch is not None:

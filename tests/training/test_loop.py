@@ -13,8 +13,9 @@ from support.synthetic_crops import draw_folder
 
 from fossilray.core.config import EmbedderConfig, TrainConfig
 from fossilray.core.errors import StoreError, TrainingDiverged, UsageError, WeightsError
-from fossilray.models.backbones.load import load_embedder
+from fossilray.models.backbones.load import load_embedder, load_network
 from fossilray.training.checkpoint import latest_checkpoint
+from fossilray.training.initial_weights import start_backbone
 
 __all__ = ["crops"]
 
@@ -81,6 +82,13 @@ def test_weights_of_another_network_are_refused_by_their_keys(crops: Path, tmp_p
     torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="missing"):
         train(a_config(crops, init=f"file:{tmp_path / 'other.pth'}", arch="resnet18"), tmp_path / "out")
+
+
+def test_the_bundled_backbone_is_a_start(crops: Path) -> None:
+    start = start_backbone(a_config(crops, init="bundled", arch=None, arch_kwargs={}))
+    bundled, _, _ = load_network(EmbedderConfig())
+    trained = start.network.state_dict()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in bundled.state_dict().items())
 
 
 def test_held_out_classes_are_probed_and_not_trained_on(crops: Path, tmp_path: Path) -> None:

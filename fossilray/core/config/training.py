@@ -223,7 +223,8 @@ class TrainConfig(Section):
     )
     arch_kwargs: dict[str, Any] = Field({}, description="Further arguments of timm.create_model.")
     init: str = Field(
-        "scratch", description="Initial weights: scratch, `timm:<name>` (from the hub) or `file:<path>`."
+        "scratch",
+        description="Initial weights: scratch, bundled, `timm:<name>` (from the hub) or `file:<path>`.",
     )
     frozen_stages: int = Field(
         0,
@@ -311,8 +312,8 @@ class TrainConfig(Section):
             )
         if self.init == "scratch" and self.kept_start:
             raise ValueError("kept_start needs initial weights; with init=scratch there are none")
-        if self.init != "scratch" and not self.init.startswith(("timm:", "file:")):
-            raise ValueError("init must be scratch, timm:<name> or file:<path>")
+        if self.init not in ("scratch", "bundled") and not self.init.startswith(("timm:", "file:")):
+            raise ValueError("init must be scratch, bundled, timm:<name> or file:<path>")
         return self
 
     @model_validator(mode="after")
