@@ -138,6 +138,11 @@ def _train(
     from fossilray.training.heads import train_and_cross_validate
 
     labelled = load_labelled(labels, run, config, set_, naming=naming)
+    if labelled.vectors is None or labelled.backbone_sha256 is None:
+        raise UsageError(
+            f"{run} holds no vectors of a known backbone to train on; embed it by `fossilray embed`, then use "
+            "`classify train` with the same --backbone, and `classify run` with --embeddings"
+        )
     embedded = embed_crops(labelled, "run", input_px=None, seed=seed)
     print_label_report(labelled)
     with working(f"{kind} head"):

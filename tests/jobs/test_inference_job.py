@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from rich.console import Console
-from support.cli_runner import run_command
+from support.cli_runner import invoke, rows_of, run_command
+from support.expert_labels import label_objects
 from support.fault_job_commands import items_processed_here
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.small_backbone import write_backbone
@@ -29,7 +30,7 @@ from fossilray.processing.inference.tasks import predictions_table
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_crops
 from fossilray.store.dataset.compact import compact_run
-from fossilray.store.derived.derived_store import DerivedStore
+from fossilray.store.derived.derived_store import DerivedStore, derived_names
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.query.connection import load_embeddings, run_query
 from fossilray.store.query.stored_slide import StoredSlide
@@ -76,6 +77,37 @@ def test_every_stored_crop_is_embedded_as_the_network_alone_does_it(
     expected = embedder.embed(read_crops(run, footer.arrays.path, range(COUNTS["b-2050"])))
     assert np.allclose(found.astype(np.float32), expected.astype(np.float32), atol=2e-2)
     assert table["object_id"].to_pylist() == list(range(COUNTS["b-2050"]))
+
+
+def test_one_command_leads_from_labels_to_charts(
+    own_vectors: RunStore, run: RunStore, shared_ray: str, tmp_path: Path
+) -> None:
+    without, run = run, own_vectors
+    shades = run_query(run, "SELECT slide_id, object_id, opacity FROM objects ORDER BY ALL").to_pylist()
+    named = [
+        (row["slide_id"], row["object_id"], "Alnus" if row["opacity"] > 0.25 else "Pinus") for row in shades
+    ]
+    labels = label_objects(run, tmp_path / "labels", named[::2])
+    words = ("classify", run.url, "--labels", labels, "--out", tmp_path / "out", "--address", shared_ray)
+    printed = run_command(*words)
+    assert "accuracy" in printed
+    assert "have a confident genus" in printed
+    (name,) = [name for name in derived_names(run, "predictions") if name.startswith("labels-")]
+    predicted = {
+        (row["slide_id"], row["object_id"]): row["genus"]
+        for row in run_query(run, f"SELECT * FROM predictions WHERE head = '{name}'").to_pylist()
+    }
+    right = [predicted[slide_id, number] == genus for slide_id, number, genus in named[1::2]]
+    assert np.mean(right) > 0.9
+    rows = rows_of(tmp_path / "out" / "charts" / "6407_6-5" / "labelled.csv")
+    assert sum(int(row[depth]) for row in rows for depth in ("2030", "2050", "2080")) == len(named[::2])
+    assert "6407/6-5" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    # Equal labels give the same head, so its predictions are there already.
+    assert "(4 before)" in run_command(*words)
+    assert "give --labels" in str(invoke("classify", run.url).exception)
+    of_another = label_objects(without, tmp_path / "other", named)
+    refused = invoke("classify", without.url, "--labels", of_another, "--out", tmp_path / "none")
+    assert "holds no vectors of a known backbone" in str(refused.exception)
 
 
 @pytest.mark.slow
@@ -186,11 +218,20 @@ def test_a_head_is_not_run_on_vectors_of_another_backbone(
         classify(run.url, file, embeddings="fits")
 
 
-def test_vectors_of_the_run_itself_serve_a_head_of_its_backbone(backbone: Path, tmp_path: Path) -> None:
-    run = write_small_run(tmp_path / "run")
+@pytest.fixture(scope="module")
+def own_vectors(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    """A run whose record names the backbone of its vectors."""
+    run = write_small_run(tmp_path_factory.mktemp("own") / "run")
     stated = json.loads(run.files.read("run.json"))
     stated["weights"]["embedder/net-1"] = hashlib.sha256(backbone.read_bytes()).hexdigest()
     run.files.write("run.json", json.dumps(stated).encode())
+    return RunStore.open(run.url)
+
+
+def test_vectors_of_the_run_itself_serve_a_head_of_its_backbone(
+    own_vectors: RunStore, backbone: Path, tmp_path: Path
+) -> None:
+    run = own_vectors
     own = load_embeddings(
         run, run_query(run, "SELECT * FROM objects WHERE slide_id = 'a-2030' ORDER BY object_id")
     )
