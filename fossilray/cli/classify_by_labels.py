@@ -79,7 +79,7 @@ def classify_by_labels(
     workers: WorkersOption = None,
     address: ClusterOption = "local",
 ) -> None:
-    """Train on a run's labels, classify the run, say how good it is, and chart its wells; `all` may be left out."""
+    """Train on a run's labels, classify the run, measure how good it is, and chart its wells; `all` may be left out."""
     from fossilray.analysis.report import write_report
     from fossilray.analysis.stratigraphy.chart import ChartOptions
     from fossilray.labels.determinations import read_determinations

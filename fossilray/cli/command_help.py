@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import typer
 import typer.core
@@ -89,6 +89,14 @@ class PlainCommand(typer.core.TyperCommand):
 class PlainGroup(typer.core.TyperGroup):
     """A command of two words whose help shows the whole first sentence of each second word."""
 
+    default: ClassVar[str | None] = None
+    """The second word that is meant where the first argument is none; None: one must be given."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command of the second word."""
+        is_named = self.default is None or args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if is_named else [str(self.default), *args])
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the second words, each with its summary."""
         rows = [(name, command) for name, command in self.commands.items() if not command.hidden]
@@ -98,13 +106,9 @@ class PlainGroup(typer.core.TyperGroup):
 
 def group_with_default(second: str | None) -> type[PlainGroup]:
     """Return the class of a group that takes one of its second words as given where the first argument is none."""
-    if second is None:
-        return PlainGroup
 
     class GroupWithDefault(PlainGroup):
-        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-            is_named = args[0] in self.commands or args[0].startswith("-")
-            return super().resolve_command(ctx, args if is_named else [second, *args])
+        default = second
 
     return GroupWithDefault
 

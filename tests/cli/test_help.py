@@ -43,7 +43,7 @@ EXEMPTIONS = {
     ),
     "--labels": Exemption(
         "Labelled crops",
-        ("suggest", "export", "chart", "report", "serve"),
+        ("suggest", "export", "chart", "report", "serve", "classify all"),
         "They take a label set alone; of `suggest`, it names the objects that are not suggested again, of `serve` "
         "where labels go to.",
     ),

@@ -98,6 +98,10 @@ def test_commands_in_prose_name_real_options(page: Path) -> None:
     for line in fossilray_lines(page):
         words = shlex.split(line, comments=True)
         name = words[1] if words[1] in known else " ".join(words[1:3])
+        groups = [group for group in reference().COMMANDS.values() if words[1] in group]
+        default = getattr(groups[0][words[1]], "default", None) if groups else None
+        if name not in known and default is not None:
+            name = f"{words[1]} {default}"
         assert name in known, f"{page.name}: `{line}`: no such command"
         for word in words[2:]:
             if word in {"|", "&&", ";"}:

@@ -115,6 +115,9 @@ def fault(mention: Mention) -> str | None:
         if not words:
             return None  # the group itself: "`fossilray classify`"
         name = words.pop(0)
+        if name not in command.commands and getattr(command, "default", None):
+            words.insert(0, name)
+            name = command.default
         if name not in command.commands:
             return f"no command {' '.join([*names, name])}"
         command = command.commands[name]
