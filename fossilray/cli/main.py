@@ -19,6 +19,7 @@ from fossilray.cli import (
     evaluate,
     explain,
     export,
+    identify,
     inference,
     labels,
     maintain,
@@ -145,6 +146,7 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
             {"build": similar.build, "status": similar.index_status, "duplicates": similar.duplicates},
         ),
         "similar": similar.similar,
+        "identify": identify.identify,
     },
     "Work on a cluster": {
         "submit": submit.submit,

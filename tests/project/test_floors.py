@@ -37,12 +37,13 @@ MAY_IMPORT = {
     "processing": "core render store models slides synthetic/archive",
     "evaluation": "core render models labels training store/files",
     "analysis": (
-        "core render store models slides/slide slides/identity labels/load labels/current "
-        "labels/taxonomy labels/determinations processing/inference "
+        "core render store models slides/slide slides/identity slides/fields slides/properties slides/limits "
+        "slides/clear_field labels/load labels/current labels/label labels/label_set labels/embed "
+        "labels/taxonomy labels/determinations processing/inference processing/detection processing/crops "
         "training/curation"
     ),
     "jobs": "core store models slides processing training analysis/search",
-    "serve": "core store slides labels analysis/specimens",
+    "serve": "core store slides labels analysis/specimens analysis/identify",
     "cli": "core render store models slides labels processing training analysis evaluation jobs serve synthetic",
 }
 """Rooms, or one sub-room or file of a room."""

@@ -90,7 +90,7 @@ def sheet_rows(
             probability = "" if map_.target is None else f" {probabilities[target.row, map_.target]:.2f}"
             empty = "" if float(map_.heat.max()) > 0 else " · no evidence"
             panels.append(
-                Panel(_draw(map_, crop, top), METHOD_NAMES[map_.method], f"{genus}{probability}{empty}")
+                Panel(draw_heat(map_, crop, top), METHOD_NAMES[map_.method], f"{genus}{probability}{empty}")
             )
         panels += [
             Panel(
@@ -165,7 +165,7 @@ def _top(map_: ExplanationMap) -> float:
     return float(map_.heat.max())
 
 
-def _draw(map_: ExplanationMap, crop: Image, top: float) -> Image:
+def draw_heat(map_: ExplanationMap, crop: Image, top: float) -> Image:
     """Draw a map over its crop: guided maps in one ink on white, others in colour over the grey crop."""
     import cv2
 

@@ -41,6 +41,10 @@ PredictedNames = Literal["refuse", "leave-out", "checked"]
 """Of a source of labels: `checked` if a person has looked at each."""
 TaxonOrder = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
 
+# Identification
+ImageView = Literal["auto", "crop", "field"]
+ResolutionSource = Literal["file", "sidecar", "given"]
+
 # Plates
 PlateScale = Literal["each", "common"]
 PlateLetters = Literal["upper", "lower", "numbers"]

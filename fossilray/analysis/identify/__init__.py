@@ -1,0 +1,1 @@
+"""Identification of images: objects cut from a photograph, taxa with their shares, and the nearest specimens."""
