@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from fossilray.cli import (
+    audit,
     chart,
     classify,
     classify_by_labels,
@@ -138,6 +139,10 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
                 "karaderi2021": "metric-learning",
                 "liu2022": "transfer",
             },
+        ),
+        "audit": Subcommands(
+            "Measure on a random sample how many predictions are wrong.",
+            {"draw": audit.draw_sample, "report": audit.report_wrong},
         ),
     },
     "Search by similarity": {

@@ -43,9 +43,9 @@ EXEMPTIONS = {
     ),
     "--labels": Exemption(
         "Labelled crops",
-        ("suggest", "export", "chart", "report", "serve", "classify all"),
-        "They take a label set alone; of `suggest`, it names the objects that are not suggested again, of `serve` "
-        "where labels go to.",
+        ("suggest", "audit", "export", "chart", "report", "serve", "classify all"),
+        "They take a label set alone; of `suggest` and `audit draw`, it names the objects that are left out, of "
+        "`serve` where labels go to.",
     ),
     "--limit": Exemption(
         "Maximum number of objects",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.atomic_files import atomic_folder, make_folder, write_new
 from fossilray.core.config.choices import SuggestionStrategy
-from fossilray.core.errors import UsageError
-from fossilray.core.images import restore_aspect_ratio
-from fossilray.core.slide_names import check_slide_id
-from fossilray.core.text import escape_formula
 from fossilray.core.vectors import entropy
 from fossilray.labels.current import labels_of_run
+from fossilray.labels.label_folder import refuse_used_folder, write_label_folder
 from fossilray.labels.suggest.pool import Pool, labelled_vectors, sample_pool
 from fossilray.labels.suggest.selection import Quotas, centred_directions, distance_to_nearest
 from fossilray.labels.suggest.strategies import REASONS, Selection, choose
@@ -28,19 +22,16 @@ from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.compatibility import require_same_backbone
 from fossilray.models.heads.head import BackboneReference
 from fossilray.store import RunStore
-from fossilray.store.arrays.jpeg_codec import encode_crop
-from fossilray.store.query.connection import load_crops
 from fossilray.store.query.vectors import VectorReader
 
 POOL_OBJECTS = 20_000
 """Default number of objects to choose from: 30 MB of vectors, some seconds."""
 
-_CROPS = "crops"
 _SUGGESTIONS = "suggestions.csv"
-_PARTICLETRIEUR = "particletrieur.csv"
-
-_JPEG_QUALITY = 95
-_CROPS_AT_ONCE = 256
+_SUGGESTION_COLUMNS = (
+    *("rank", "file", "slide_id", "object_id", "well", "measured_depth_m", "width_um", "height_um"),
+    *("why", "guess", "score", "entropy", "distance", "genus"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,10 +73,7 @@ def suggest_objects(
         UsageError: there is nothing to choose from, the head is of another backbone, or `out` is not empty.
         QueryError: DuckDB refuses the condition.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out} is not empty, and suggestions of two rounds would be mixed; name a new folder"
-        )
+    refuse_used_folder(out, "suggestions of two rounds")
     reader = VectorReader(store, embeddings)
     if head is not None:
         require_same_backbone(head.meta, _backbone_reference(reader), subject=f"the vectors of {store.url}")
@@ -105,7 +93,14 @@ def suggest_objects(
         quotas=Quotas(well.astype(np.int64), count),
         seed=seed,
     )
-    _write(store, out, drawn, picks, _rows(drawn, picks, known, probability, head))
+    write_label_folder(
+        store,
+        out,
+        drawn.objects.take([pick.row for pick in picks]),
+        list(_rows(drawn, picks, known, probability, head)),
+        table=_SUGGESTIONS,
+        columns=_SUGGESTION_COLUMNS,
+    )
     return SuggestionReport(
         objects=len(picks),
         pool=len(drawn),
@@ -170,70 +165,3 @@ def _rows(
             "entropy": nats,
             "distance": f"{float(distance[number]):.4f}" if len(known) else "",
         }
-
-
-def _write(
-    store: RunStore, out: Path, pool: Pool, picks: Sequence[Selection], table: Iterator[dict[str, Any]]
-) -> None:
-    rows = list(table)
-    square = store.read_run().config["crops"].get("fit", "stretch") == "letterbox"
-    with atomic_folder(out) as folder:
-        make_folder(folder / _CROPS)
-        for first in range(0, len(picks), _CROPS_AT_ONCE):
-            block = rows[first : first + _CROPS_AT_ONCE]
-            objects = pool.objects.take([pick.row for pick in picks[first : first + _CROPS_AT_ONCE]])
-            for row, crop in zip(block, load_crops(store, objects), strict=True):
-                name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
-                row["file"] = f"{_CROPS}/{name}"
-                image = crop if square else restore_aspect_ratio(crop, row["width_um"], row["height_um"])
-                longest_um = max(row["width_um"], row["height_um"], 1e-6)
-                row["resolution"] = f"{1000 * max(image.shape[:2]) / longest_um:.3f}"
-                write_new(folder / row["file"], encode_crop(image, quality=_JPEG_QUALITY))
-        write_new(folder / _SUGGESTIONS, _csv(rows, _SUGGESTION_COLUMNS))
-        particletrieur = [_for_particletrieur(out, row) for row in rows]
-        write_new(folder / _PARTICLETRIEUR, _csv(particletrieur, _PARTICLETRIEUR_COLUMNS))
-
-
-_SUGGESTION_COLUMNS = (
-    *("rank", "file", "slide_id", "object_id", "well", "measured_depth_m", "width_um", "height_um"),
-    *("why", "guess", "score", "entropy", "distance", "genus"),
-)
-_PARTICLETRIEUR_COLUMNS = (
-    "filename",
-    "sample",
-    "index1",
-    "resolution",
-    "guid",
-    "slide_id",
-    "object_id",
-    "guess",
-    "why",
-)
-
-
-def _for_particletrieur(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the table from which ParticleTrieur adds images; it has no `label`, which would be imported."""
-    return {
-        **row,
-        "filename": str((out / row["file"]).resolve()),
-        "sample": row["slide_id"],
-        "index1": row["measured_depth_m"],
-        "guid": f"{row['slide_id']}-{row['object_id']:06d}",
-    }
-
-
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    for row in rows:
-        table.writerow([_cell(row.get(name)) for name in columns])
-    return text.getvalue()
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.10g}"
-    return escape_formula(value) if isinstance(value, str) else str(value)

@@ -1,0 +1,1 @@
+"""Results of audits: bounds on wrong calls and corrected shares of taxa."""
