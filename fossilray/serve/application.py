@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -20,11 +19,9 @@ from fossilray.serve.annotators import Annotators
 from fossilray.serve.routes import router
 from fossilray.serve.served_run import ServedRun
 
-_log = logging.getLogger(__name__)
-
 STATIC = Path(__file__).parent / "static"
 COMMIT_EVERY_S = 60.0
-_PAGES = ("/", "/label", "/slide/{slide_id:path}", "/help")
+_PAGES = ("/", "/label", "/well", "/slide/{slide_id:path}", "/help")
 
 
 def build_application(
@@ -46,8 +43,8 @@ def build_application(
         yield
         closing.set()
         committing.join()
+        _commit(runs)
         for run in runs:
-            _commit(run)
             run.close()
 
     app = FastAPI(
@@ -115,15 +112,10 @@ async def _explain(_: Request, error: Exception) -> JSONResponse:
 
 def _commit_regularly(runs: Sequence[ServedRun], closing: threading.Event, every_s: float) -> None:
     while not closing.wait(every_s):
-        for run in runs:
-            _commit(run)
+        _commit(runs)
 
 
-def _commit(run: ServedRun) -> None:
-    """Turn a run's acts into a round; where that fails they stay in the journal for the next time or start."""
-    if run.desk is None:
-        return
-    try:
-        run.desk.commit()
-    except (FossilrayError, OSError) as error:
-        _log.warning("the last labels stay in %s until they can become a round: %s", run.desk.folder, error)
+def _commit(runs: Sequence[ServedRun]) -> None:
+    for run in runs:
+        if run.desk is not None:
+            run.desk.commit_if_possible()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fossilray.core.errors import UsageError
+from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.core.records import utc_now
 from fossilray.labels.agreement import Naming, agree
 from fossilray.labels.current import attempts_of, labels_of_run
@@ -20,6 +21,8 @@ from fossilray.labels.occurrence import Occurrence
 from fossilray.serve.act import Act, RecordedAct
 from fossilray.serve.act_journal import ActJournal, read_journal
 from fossilray.store import RunStore
+
+_log = logging.getLogger(__name__)
 
 BoxOf = Callable[[str, int], Box | None]
 """Gives the box of an object by slide_id and object_id; None if the run lacks it."""
@@ -158,6 +161,13 @@ class LabelDesk:
                 self._add_round(path, acts)
                 committed += len(acts)
             return committed
+
+    def commit_if_possible(self) -> None:
+        """Do the same; where it fails, the acts stay in their journal for the next time or the next start."""
+        try:
+            self.commit()
+        except (FossilrayError, OSError) as error:
+            _log.warning("the last labels stay in %s until they can become a round: %s", self.folder, error)
 
     def _recover(self) -> int:
         committed = {record.source for record in self._set.rounds()}

@@ -155,6 +155,61 @@ class ObjectMessage(BaseModel):
     labels: list[LabelMessage]
 
 
+class ChartSampleMessage(BaseModel):
+    """A sample of a well's chart."""
+
+    label: str
+    slides: list[str]
+    top_m: float
+    base_m: float
+    sample_type: str | None
+    objects: int
+    """Objects of all taxa of the chart."""
+    labelled: int
+    is_small: bool
+    """Whether it has too few objects for zones."""
+    lost_share: float
+    """Share of the sample that could not be read."""
+
+
+class ChartTaxonMessage(BaseModel):
+    """A taxon of a well's chart."""
+
+    name: str
+    group: str
+    classes: list[str]
+    """Names of labels and predictions that are counted as the taxon."""
+    last: int | None
+    """Row of the topmost sample in which it is present; None: it is present for sure nowhere."""
+    first: int | None
+    """Row of the lowest such sample."""
+
+
+class WellChartMessage(BaseModel):
+    """The range chart of a well. Tables have a row for each sample from the top down and a column for each taxon."""
+
+    well: str
+    samples: list[ChartSampleMessage]
+    has_depths: bool
+    """Otherwise samples are slides in the order of their names."""
+    taxa: list[ChartTaxonMessage]
+    shares: list[list[float]]
+    low: list[list[float]]
+    """Lower ends of the 95 % intervals of the shares."""
+    high: list[list[float]]
+    counts: list[list[float]]
+    """Estimated objects."""
+    labelled: list[list[int]]
+    predicted: list[list[int]]
+    """Objects without a label that are predicted as the taxon, not corrected."""
+    is_present: list[list[bool]]
+    """Whether the taxon is present for sure."""
+    borders_m: list[float]
+    """Depths of zone borders."""
+    findings: list[str]
+    """What the chart rests on, in sentences."""
+
+
 class ActsMessage(BaseModel):
     """Acts of an annotator, in their order."""
 

@@ -67,7 +67,7 @@ class ObjectTable:
         self,
         *,
         slides: Sequence[str] | None = None,
-        taxon: str | None = None,
+        taxa: Sequence[str] | None = None,
         confidence: tuple[float, float] = (0.0, 1.0),
         among: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int64]:
@@ -75,7 +75,7 @@ class ObjectTable:
 
         Args:
             slides: slide_ids; None: all.
-            taxon: the predicted one; an empty text: objects without a prediction; None: any.
+            taxa: any of these is predicted; an empty name: objects without a prediction; None: all.
             confidence: least and greatest score of the prediction; (0, 1) keeps objects without one.
             among: (n,) mask of the rows to choose from; None: all.
         """
@@ -91,9 +91,9 @@ class ObjectTable:
                     position for position, slide_id in enumerate(self.slides) if slide_id in set(slides)
                 ]
                 mask &= np.isin(self.slide, wanted)
-        if taxon is not None:
-            position = self.taxa.index(taxon) if taxon in self.taxa else (-1 if not taxon else -2)
-            mask &= self.taxon[rows] == position
+        if taxa is not None:
+            positions = [self.taxa.index(name) if name else -1 for name in taxa if name in ("", *self.taxa)]
+            mask &= np.isin(self.taxon[rows], positions)
         least, greatest = confidence
         if (least, greatest) != (0.0, 1.0):
             with np.errstate(invalid="ignore"):

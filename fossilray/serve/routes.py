@@ -11,6 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UnreadableRegion
 from fossilray.core.version import __version__
 from fossilray.labels.agreement import Naming, agree
@@ -32,10 +33,12 @@ from fossilray.serve.messages import (
     SlideObjectsMessage,
     SlideViewMessage,
     TaxonMessage,
+    WellChartMessage,
 )
 from fossilray.serve.object_table import Order
 from fossilray.serve.overview import list_slides, summarise_run, summarise_slide
 from fossilray.serve.served_run import GridQuery, ServedRun
+from fossilray.serve.well_chart import ChartQuery
 
 router = APIRouter(prefix="/api")
 
@@ -154,9 +157,9 @@ def surroundings(served: Run, slide_id: str, attempt: str, object_id: int) -> Re
 def grid(
     served: Run,
     status: Status = "all",
-    taxon: str | None = None,
+    taxon: Annotated[list[str] | None, Query()] = None,
     label: str | None = None,
-    slide: str | None = None,
+    slide: Annotated[list[str] | None, Query()] = None,
     well: str | None = None,
     least: Annotated[float, Query(ge=0, le=1)] = 0.0,
     most: Annotated[float, Query(ge=0, le=1)] = 1.0,
@@ -165,8 +168,9 @@ def grid(
     first: Annotated[int, Query(ge=0)] = 0,
     count: Annotated[int, Query(ge=1, le=500)] = 200,
 ) -> GridMessage:
-    """A page of the objects that meet the conditions."""
-    rows = served.grid(GridQuery(status, taxon, label, slide, well, least, most, order, seed))
+    """A page of the objects that meet the conditions; several taxa or slides: any of them."""
+    taxa, slides = (None if given is None else tuple(given) for given in (taxon, slide))
+    rows = served.grid(GridQuery(status, taxa, label, slides, well, least, most, order, seed))
     page = rows[first : first + count]
     return GridMessage(total=len(rows), crops=[_crop(served, row) for row in page.tolist()])
 
@@ -227,6 +231,18 @@ def taxa(served: Run) -> list[TaxonMessage]:
         )
         for name in names
     ]
+
+
+@router.get("/runs/{run}/chart")
+def well_chart(
+    served: Run,
+    well: str,
+    rank: TaxonRank = "genus",
+    order: TaxonOrder = "last-occurrence",
+    leave_out: Annotated[list[str] | None, Query()] = None,
+) -> WellChartMessage:
+    """The range chart of a well, from labels and predictions."""
+    return served.charts.chart(ChartQuery(well, rank, order, tuple(leave_out or ())))
 
 
 @router.post("/runs/{run}/acts")

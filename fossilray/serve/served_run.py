@@ -18,6 +18,7 @@ from fossilray.labels.label import MISSED, Box, Label, ObjectKey
 from fossilray.serve.label_desk import LabelDesk
 from fossilray.serve.object_table import ObjectTable, Order, read_object_table
 from fossilray.serve.slide_tiles import SlideTiles
+from fossilray.serve.well_chart import WellCharts
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_crops, read_encoded_crops
 from fossilray.store.derived.listing import DerivedListing, current_predictions
@@ -39,11 +40,11 @@ class GridQuery:
 
     status: str = "all"
     """`all`, `unlabelled`, `labelled`, `unsure` or `conflict`."""
-    taxon: str | None = None
-    """Predicted taxon; empty: objects without a prediction."""
+    taxa: tuple[str, ...] | None = None
+    """Predicted taxa; an empty name: objects without a prediction."""
     label: str | None = None
     """Name of the current label."""
-    slide_id: str | None = None
+    slide_ids: tuple[str, ...] | None = None
     well: str | None = None
     least: float = 0.0
     most: float = 1.0
@@ -76,6 +77,7 @@ class ServedRun:
         self._reading = threading.Lock()
         self._labelled: tuple[int, NDArray[np.bool_]] | None = None
         self.desk = None if labels is None else LabelDesk(store, labels, box_of=self.box_of)
+        self.charts = WellCharts(store, self.desk, self.predictions)
 
     @cached_property
     def _table(self) -> ObjectTable:
@@ -166,7 +168,7 @@ class ServedRun:
         table = self.objects
         slides = self._slides_of(query)
         rows = table.choose(
-            slides=slides, taxon=query.taxon, confidence=(query.least, query.most), among=self._among(query)
+            slides=slides, taxa=query.taxa, confidence=(query.least, query.most), among=self._among(query)
         )
         return table.sort(rows, query.order, seed=query.seed)
 
@@ -191,8 +193,8 @@ class ServedRun:
         self.tiles.close()
 
     def _slides_of(self, query: GridQuery) -> list[str] | None:
-        if query.slide_id is not None:
-            return [query.slide_id]
+        if query.slide_ids is not None:
+            return list(query.slide_ids)
         if query.well is not None:
             return [slide_id for slide_id, row in self.summaries.items() if (row.well or "") == query.well]
         return None

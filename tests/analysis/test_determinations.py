@@ -99,7 +99,7 @@ def test_a_sample_with_seven_labelled_monolete_spores_has_at_least_seven_for_sur
     assert computed.estimate.objects.round().tolist() == [80] * 6
     findings = " | ".join(describe_findings(computed))
     assert "470 objects classified by genera, 10 objects labelled by experts" in findings
-    assert "labels of labels, version 1: 10 objects determined in 1 of 6 samples" in findings
+    assert "label set labels, version 1: 10 objects determined in 1 of 6 samples" in findings
     assert computed.diversity[0].richness >= 2
 
 
@@ -332,6 +332,6 @@ def test_report_and_chart_have_the_same_numbers(run: RunStore, tmp_path: Path) -
     page = write_report(run, tmp_path / "report.html", labels=labels).read_text("utf-8")
     for total in chart(run, labels).counts.ravel():
         assert f">{total:,.0f}<" in page or total < 0.5
-    assert "labels of labels, version 1: 31 objects determined in 1 of 6 samples" in page
+    assert "label set labels, version 1: 31 objects determined in 1 of 6 samples" in page
     assert "counts are corrected by the classifier" in page
     assert "determined by an expert" in page

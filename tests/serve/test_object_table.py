@@ -43,11 +43,11 @@ def test_it_holds_every_object_in_order_with_its_prediction(table: ObjectTable) 
 
 
 def test_conditions_are_joined_by_and(table: ObjectTable) -> None:
-    alnus = table.choose(taxon="Alnus")
+    alnus = table.choose(taxa=["Alnus"])
     assert set(alnus.tolist()) == {row for row in range(39) if table.taxon[row] == 0}
-    assert len(table.choose(taxon="")) == 38
-    assert len(table.choose(taxon="Betula")) == 0
-    sure = table.choose(slides=["a-2030"], taxon="Alnus", confidence=(0.5, 1.0))
+    assert len(table.choose(taxa=[""])) == 38
+    assert len(table.choose(taxa=["Betula"])) == 0
+    sure = table.choose(slides=["a-2030"], taxa=["Alnus"], confidence=(0.5, 1.0))
     assert set(sure.tolist()) == {row for row in alnus.tolist() if table.confidence[row] >= 0.5}
     mask = np.zeros(len(table), bool)
     mask[[3, 41]] = True

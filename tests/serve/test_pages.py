@@ -194,6 +194,23 @@ def test_crops_are_named_by_keys_alone_and_undone(page: Page, served: Served) ->
     assert "Betula" in page.inner_text(".left")
 
 
+def test_a_bar_of_the_chart_leads_to_the_crops_it_counts(page: Page, served: Served) -> None:
+    page.goto(served.address)
+    page.click("table >> nth=0 >> text=chart >> nth=0")
+    page.wait_for_selector(".chart svg .bar")
+    assert {"Alnus", "Betula", "Corylus"} <= set(page.locator(".chart .taxon").all_text_contents())
+    bars = page.locator(".chart a:has(.bar)")
+    named = bars.first.get_attribute("aria-label") or ""
+    taxon, predicted = named.partition(",")[0], int(re.findall(r"(\d+) predicted", named)[0])
+    page.click("button:text-is('objects')")
+    page.wait_for_selector(".chart svg .bar")
+    page.wait_for_selector("button:text-is('objects')[aria-pressed=true]")
+    bars.first.press("Enter")
+    page.wait_for_selector(".crop")
+    assert page.locator(".crop").count() == predicted
+    assert page.inner_text(".conditions").count(f"predicted {taxon}") == 1
+
+
 def test_what_is_typed_while_the_server_is_down_arrives_later(page: Page, served: Served) -> None:
     page.goto(f"{served.address}label?slide=b-2050")
     page.wait_for_selector(".crop.at")

@@ -15,6 +15,8 @@ from support.classified_run import predict
 from support.served import an_act, client_of, send
 from support.small_run import HOSTILE_WELL, WELL, write_small_run
 
+from fossilray.analysis.stratigraphy.chart import ChartOptions, compute_chart
+from fossilray.labels.determinations import read_determinations
 from fossilray.labels.label_set import LabelSet
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_crops
@@ -98,6 +100,31 @@ def test_a_crop_is_the_stored_one_and_may_be_kept_for_ever(client: TestClient, r
         "cannot be shown"
         in client.get(f"/api/runs/run/slides/a-2030/{footer.attempt}/tiles/0/0_0.jpg").json()["detail"]
     )
+
+
+def test_a_chart_is_that_of_the_command_with_the_labels_of_this_minute(
+    client: TestClient, run: RunStore, labels: Path
+) -> None:
+    send(client, an_act(run, "a-2030", 1, "Quercus"))
+    chart = get(client, "/runs/run/chart", well=WELL)
+    determinations = read_determinations(labels, run)
+    expected = compute_chart(run, WELL, ChartOptions(head="head", determinations=determinations))
+    taxa = [taxon["name"] for taxon in chart["taxa"]]
+    assert taxa == list(expected.taxa)
+    assert np.allclose(chart["counts"], expected.counts, atol=0.06)
+    assert np.allclose(chart["high"], np.nan_to_num(expected.estimate.high), atol=1e-3)
+    assert chart["labelled"][0][taxa.index("Quercus")] == 1
+    assert chart["is_present"][0][taxa.index("Quercus")]
+    # A bar leads to the crops that it counts.
+    for row, sample in enumerate(chart["samples"]):
+        for column, taxon in enumerate(chart["taxa"]):
+            chosen = {"taxon": taxon["classes"], "slide": sample["slides"], "status": "unlabelled"}
+            assert get(client, "/runs/run/objects", **chosen)["total"] == chart["predicted"][row][column]
+    by_name = get(client, "/runs/run/chart", well=WELL, order="name", leave_out=["Alnus"])
+    assert [taxon["name"] for taxon in by_name["taxa"]] == ["Betula", "Corylus", "Quercus"]
+    unknown = client.get("/api/runs/run/chart", params={"well": "none"})
+    assert unknown.status_code == 404
+    assert "no committed slides of well" in unknown.json()["detail"]
 
 
 def test_a_grid_has_pages_and_conditions(client: TestClient) -> None:

@@ -131,7 +131,7 @@ def describe_determinations(counts: DeterminedCounts) -> Iterator[str]:
     source = counts.determinations.source
     number, samples = int(counts.counts.sum()), int((counts.counts.sum(axis=1) > 0).sum())
     yield (
-        f"labels of {source}, version {counts.determinations.version}: {number:,} objects determined in {samples} of "
+        f"label set {source}, version {counts.determinations.version}: {number:,} objects determined in {samples} of "
         f"{len(counts.counts)} samples, which are counted as labelled"
     )
     coarse = {

@@ -45,11 +45,12 @@ async function parsed(response) {
   return response.json();
 }
 
-/** @param {Record<string, string|number|null|undefined>} values @returns {string} a query string without what is empty */
+/** @param {Record<string, string|number|(string|null)[]|null|undefined>} values @returns {string} a query string without what is empty */
 export function queryOf(values) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(values))
-    if (value !== null && value !== undefined && value !== "") query.set(name, String(value));
+    if (Array.isArray(value)) for (const one of value) query.append(name, String(one));
+    else if (value !== null && value !== undefined && value !== "") query.set(name, String(value));
   const text = query.toString();
   return text ? `?${text}` : "";
 }

@@ -6,6 +6,7 @@ import { Home } from "./home.js";
 import * as journal from "./journal.js";
 import { LabelPage } from "./label.js";
 import { SlidePage } from "./slide.js";
+import { WellPage } from "./well.js";
 
 const root = /** @type {HTMLElement} */ (document.getElementById("app"));
 
@@ -55,6 +56,7 @@ function App({ session }) {
       <nav aria-label="Pages">
         <a href="/" aria-current=${parts.length ? null : "page"}>Run</a>
         <a href=${`/label?run=${encodeURIComponent(run)}`} aria-current=${parts[0] === "label" ? "page" : null}>Label</a>
+        <a href=${`/well?run=${encodeURIComponent(run)}`} aria-current=${parts[0] === "well" ? "page" : null}>Chart</a>
       </nav>
       <span class="grow"></span>
       <${Saving} ...${saving} />
@@ -70,6 +72,7 @@ function App({ session }) {
 function page(parts, run, values, session) {
   if (parts[0] === "slide") return html`<${SlidePage} key=${`${run}/${parts[2]}`} run=${run} slideId=${parts[2]} values=${values} session=${session} />`;
   if (parts[0] === "label") return html`<${LabelPage} key=${run} run=${run} values=${values} session=${session} />`;
+  if (parts[0] === "well") return html`<${WellPage} key=${run} run=${run} values=${values} />`;
   return html`<${Home} runs=${session.runs} />`;
 }
 

@@ -44,7 +44,7 @@ function Run({ run }) {
       <tbody>${summary.wells.map((/** @type {any} */ well) => html`<tr>
         <td>${well.well || "no well"}</td><td class="n">${number.format(well.slides)}</td><td class="n">${number.format(well.objects)}</td>
         <td class="n">${well.top_m === null ? "" : well.top_m === well.base_m ? well.top_m : `${well.top_m} – ${well.base_m}`}</td>
-        <td><a href=${`${label}&well=${encodeURIComponent(well.well)}`}>crops</a></td></tr>`)}</tbody>
+        <td><a href=${`${label}&well=${encodeURIComponent(well.well)}`}>crops</a>${well.well && html` <a href=${`/well?run=${encodeURIComponent(run)}&well=${encodeURIComponent(well.well)}`}>chart</a>`}</td></tr>`)}</tbody>
     </table>
     <h2>Slides</h2>
     <input class="filter" type="search" placeholder="Name or well" aria-label="Show slides whose name or well contains" value=${typed}
@@ -65,7 +65,7 @@ function next(summary, label) {
   if (summary.conflicts) return html`Resolve <a href=${`${label}&status=conflict`}>${summary.conflicts} conflicts</a>: annotators gave these objects different names.`;
   if (!summary.labelled) return html`Begin to <a href=${`${label}&status=unlabelled&order=random`}>name crops drawn at random</a>.`;
   if (summary.predictions) return html`Review <a href=${`${label}&status=unlabelled&order=least-confident`}>what the classifier is least sure of</a>.`;
-  return html`Go on <a href=${`${label}&status=unlabelled&order=random`}>naming crops</a>, then train: <code>fossilray classify train --labels ${summary.labels} --run ${summary.url} --out head.safetensors</code>`;
+  return html`Go on <a href=${`${label}&status=unlabelled&order=random`}>naming crops</a>, then train, classify and chart: <code>fossilray classify ${summary.url} --labels ${summary.labels}</code>`;
 }
 
 /** @param {{value: number, name: string}} props */

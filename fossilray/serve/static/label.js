@@ -13,12 +13,13 @@ import { Picker } from "./picker.js";
 const PAGE = 200;
 const KIND_KEYS = { w: "wood", c: "cuticle", a: "amorphous matter", m: "mineral", b: "bubble", d: "dirt", s: "several objects", p: "part of an object", n: "no object" };
 const number = new Intl.NumberFormat("en");
+const SEVERAL = ["taxon", "slide"];
 const FIELDS = ["status", "taxon", "label", "slide", "well", "least", "most", "order", "seed", "first"];
 
 /** @param {{run: string, values: URLSearchParams, session: import("./api.js").Session}} props */
 export function LabelPage({ run, values, session }) {
   const base = `/runs/${encodeURIComponent(run)}`;
-  const query = Object.fromEntries(FIELDS.map((name) => [name, values.get(name)]));
+  const query = /** @type {Record<string, any>} */ (Object.fromEntries(FIELDS.map((name) => [name, SEVERAL.includes(name) && values.getAll(name).length > 1 ? values.getAll(name) : values.get(name)])));
   const first = Number(query.first ?? 0);
   const [crops, setCrops] = useState(/** @type {Crop[]} */ ([]));
   const [total, setTotal] = useState(/** @type {number|null} */ (null));
@@ -224,8 +225,9 @@ function Choice({ name, value, options, onChange }) {
     ${options.map(([key, text]) => html`<option value=${key} selected=${key === value}>${text}</option>`)}</select></label>`;
 }
 
-/** @param {string} name @param {string} value */
-function chip(name, value) {
+/** @param {string} name @param {string|string[]} given */
+function chip(name, given) {
+  const value = Array.isArray(given) ? given.join(", ") : given;
   if (name === "taxon") return value ? `predicted ${value}` : "no prediction";
   return name === "label" ? `labelled ${value}` : `${name} ${value || "none"}`;
 }
