@@ -103,9 +103,9 @@ def _message_of(chart: WellChart) -> WellChartMessage:
         has_depths=chart.well_samples.has_depths,
         taxa=[
             ChartTaxonMessage(
-                name=taxon, group=group, classes=classes[taxon], last=found.last, first=found.first
+                name=taxon, group=group, classes=classes[taxon], last=extent.last, first=extent.first
             )
-            for taxon, group, found in zip(chart.taxa, chart.groups, chart.ranges, strict=True)
+            for taxon, group, extent in zip(chart.taxa, chart.groups, chart.ranges, strict=True)
         ],
         shares=shares,
         low=low,

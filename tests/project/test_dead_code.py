@@ -25,7 +25,7 @@ CALLED_BY_LIBRARIES = {
     *("maxdict", "maxlevel", "maxlist", "maxlong", "maxtuple"),  # reprlib
     "enable_progress_bars",  # ray.data
     "freeze_panes",  # openpyxl
-    *("held_objects", "held_slides", "top_level", "previous"),  # pages, in JSON
+    *("held_objects", "held_slides", "top_level", "previous", "is_small", "is_present"),  # pages, in JSON
 }
 FIELDS_ON_DISK = {
     *("seconds_fetch", "seconds_embed", "finished_at", "pass_um_per_px", "fossilray", "failed_crops"),

@@ -35,8 +35,8 @@ export function WellPage({ run, values }) {
   useEffect(() => {
     if (query.well === null) return undefined;
     const abort = new AbortController();
-    const { by: _, ...asked } = query;
-    get(`${base}/chart${queryOf(asked)}`, abort.signal).then(
+    const { by: _, ...wanted } = query;
+    get(`${base}/chart${queryOf(wanted)}`, abort.signal).then(
       (found) => { setChart(found); setProblem(""); },
       (error) => { if (error.name !== "AbortError") { setChart(null); setProblem(error.message); } },
     );
