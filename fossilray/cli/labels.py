@@ -162,6 +162,9 @@ def show(
     out.print(names)
     _print_spellings(current.consensus.values())
     _print_fields(current.consensus.values())
+    chosen = Counter(label.chosen_by for label in current.consensus.values() if label.chosen_by)
+    for way, count in sorted(chosen.items()):
+        print_line(f"{count} were chosen at random, by {way}")
     print_line(f"after round {current.version}: {len(current.consensus)} objects with a label")
     _print_conflicts(list(current.conflicts.values()))
     _print_situations(current.situations)

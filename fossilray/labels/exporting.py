@@ -18,14 +18,14 @@ from fossilray.core.name_source import EXPERT, NAME_SOURCE
 from fossilray.core.text import escape_formula
 from fossilray.labels.label import Label
 from fossilray.labels.label_set import Labels
-from fossilray.labels.occurrence_cells import BOX_COLUMNS, SCAN_COLUMNS
+from fossilray.labels.occurrence_cells import BOX_COLUMNS, CHOSEN_BY, SCAN_COLUMNS
 
 EXPORT_SUFFIXES = (".csv", ".xlsx", ".ods", ".parquet")
 """Formats of `export_labels`, by the name of the file."""
 
 EXPORT_COLUMNS = (
     *("slide_id", "object_id", "taxon", "qualifier", "taxon_rank", "kind", "situation", "specimen", "unsure"),
-    *("remark", "who", "at", *BOX_COLUMNS, "attempt", "scan_id", *SCAN_COLUMNS, NAME_SOURCE),
+    *("remark", "who", "at", *BOX_COLUMNS, "attempt", "scan_id", *SCAN_COLUMNS, CHOSEN_BY, NAME_SOURCE),
 )
 """Columns of an export; `taxon` is the name as written."""
 _NUMBERS = {"object_id", *BOX_COLUMNS, *SCAN_COLUMNS}
@@ -87,7 +87,7 @@ def _cells(label: Label) -> list[_Cell]:
         ),
         *(*label.box, label.attempt, label.scan.scan_id),
         *(getattr(label.scan, name) for name in SCAN_COLUMNS),
-        EXPERT,
+        *(label.chosen_by or None, EXPERT),
     ]
 
 

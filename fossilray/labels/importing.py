@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fossilray.core.atomic_files import atomic_folder
 from fossilray.core.config.choices import PredictedNames
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.core.text import counted, strip_control_characters
+from fossilray.labels.audit.audit_record import is_audit, read_audit
 from fossilray.labels.label import Label
 from fossilray.labels.label_set import Conflict, LabelSet, is_label_set
 from fossilray.labels.labelled_objects import find_labelled_objects
@@ -72,7 +73,7 @@ def import_label_round(
     """
     parsed = parse_labels(source)
     names_by_head = sum(label.is_predicted for label in parsed.labels)
-    given = _without_predictions(source, parsed.labels, predicted)
+    given = _without_predictions(source, _marked(source, parsed.labels), predicted)
     if is_label_set(source) and into.exists() and source.resolve() == into.resolve():
         raise UsageError(f"{source} cannot be imported into itself; name another label set with --to")
     given = check_spelling(source, given, into, spelling or Spelling())
@@ -112,6 +113,20 @@ def import_label_round(
         conflicts=tuple(merged.conflicts.values()),
         situations=merged.situations,
     )
+
+
+def _marked(source: Path, labels: Sequence[ParsedLabel]) -> Sequence[ParsedLabel]:
+    """Return the labels with the mark of an audit, if the source is its folder, on those of the objects it drew."""
+    if not is_audit(source):
+        return labels
+    audit = read_audit(source)
+    drawn = set(audit.objects)
+    return [
+        replace(label, chosen_by=audit.record.chosen_by)
+        if (label.slide_id, label.object_id) in drawn
+        else label
+        for label in labels
+    ]
 
 
 def _without_predictions(

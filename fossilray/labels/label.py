@@ -69,6 +69,8 @@ class Label:
     """Of the run of its round."""
     is_withdrawn: bool = False
     """Whether it withdraws the annotator's earlier label of the object, whose name it repeats."""
+    chosen_by: str = ""
+    """How the object was chosen to be labelled: `audit` and its id, a random sample; empty where it is not stated."""
 
     @property
     def key(self) -> ObjectKey:

@@ -58,6 +58,7 @@ def find_labelled_objects(
                 _scan(source, label, slide, digest=digest),
                 label.at,
                 digest,
+                chosen_by=label.chosen_by,
             )
         )
     return labels

@@ -26,6 +26,8 @@ NO_LABELS = ("", "unlabeled", "unlabelled", "unsure", "crops")
 
 NAME_COLUMNS = ("taxon", "genus", "label", "class")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
+CHOSEN_BY = "chosen_by"
+"""Column that states how the object was chosen to be labelled."""
 SCAN_COLUMNS = ("width", "height", "bounds_x", "bounds_y", "bounds_width", "bounds_height")
 
 _MAX_PX = 2**31 - 1

@@ -45,11 +45,13 @@ ROUND_SCHEMA = _schema(
     ("scan_id", pa.string(), True),
     *((name, pa.int32(), True) for name in _SCAN),
     ("withdrawn", pa.bool_(), True),
+    ("chosen_by", pa.string(), True),
 )
 """One row per label: the object, its attempt, its box in level-0 px, the occurrence, the annotator, the time, the scan.
 
 object_id is null for an object that the detector missed. `at` is empty where the source states no time.
-`withdrawn` is true in a row that withdraws the annotator's label; rounds before this column lack it.
+`withdrawn` is true in a row that withdraws the annotator's label. `chosen_by` is null where it is not stated how the
+object was chosen. Rounds before these columns lack them.
 """
 _WITHOUT_WITHDRAWN = pa.schema([field for field in ROUND_SCHEMA if field.name != "withdrawn"])
 
@@ -105,6 +107,7 @@ def encode_round(labels: Sequence[Label], record: RoundRecord) -> bytes:
             "who": label.who,
             "at": label.at,
             "withdrawn": label.is_withdrawn,
+            "chosen_by": label.chosen_by or None,
         }
         for label in labels
     ]
@@ -159,6 +162,7 @@ def _labels(table: pa.Table, role: FileRole) -> Iterator[Label]:
             Scan(row["scan_id"], *(row[name] for name in _SCAN)),
             row["at"],
             is_withdrawn=bool(row.get("withdrawn")),
+            chosen_by=row["chosen_by"] or "",
         )
 
 

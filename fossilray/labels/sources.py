@@ -26,9 +26,10 @@ from fossilray.core.user_table import parse_user_table
 from fossilray.labels.label import Box, Scan
 from fossilray.labels.label_set import LabelSet, is_label_set
 from fossilray.labels.name_marks import exported_files, is_predicted_image, is_predicted_row
-from fossilray.labels.occurrence import Occurrence
+from fossilray.labels.occurrence import Occurrence, clean_text
 from fossilray.labels.occurrence_cells import (
     BOX_COLUMNS,
+    CHOSEN_BY,
     NAME_COLUMNS,
     box_of,
     occurrence_of_cell,
@@ -66,6 +67,8 @@ class ParsedLabel:
     run_digest: str = ""
     is_predicted: bool = False
     """Whether the source states that a head gave the name."""
+    chosen_by: str = ""
+    """How the object was chosen to be labelled; empty where it is not stated."""
 
     @property
     def shown(self) -> str:
@@ -132,6 +135,7 @@ def _read_label_set(folder: Path) -> ParsedLabels:
             label.scan,
             label.at,
             label.run_digest,
+            chosen_by=label.chosen_by,
         )
         for labels in merged.by_object.values()
         for label in labels
@@ -232,7 +236,14 @@ def _label_of_row(row: TableRow) -> ParsedLabel | None:
     )
     if is_shifted:
         return label
-    return replace(label, box=box, attempt=row["attempt"], scan=scan_of(row), at=time_of(row))
+    return replace(
+        label,
+        box=box,
+        attempt=row["attempt"],
+        scan=scan_of(row),
+        at=time_of(row),
+        chosen_by=clean_text(row[CHOSEN_BY]),
+    )
 
 
 def _annotator(row: TableRow) -> str | None:

@@ -25,6 +25,7 @@ from fossilray.labels.audit.audit_record import AUDIT_DRAWS, Audit, read_audit
 from fossilray.labels.audit.draw import draw_audit
 from fossilray.labels.audit.population import AuditRequest
 from fossilray.labels.determinations import read_determinations
+from fossilray.labels.label_set import LabelSet
 from fossilray.labels.sources import object_of
 from fossilray.labels.taxonomy import read_taxonomy
 from fossilray.store import RunStore
@@ -97,6 +98,14 @@ def test_an_audit_is_drawn_labelled_without_its_calls_and_bounds_the_wrong_ones(
         folder.mkdir(exist_ok=True)
         (drawn / row["file"]).rename(folder / Path(row["file"]).name)
     run_command("labels", "import", drawn, "--run", run.url, "--to", labels, "--annotator", "Ada")
+    audit = read_audit(drawn)
+    given = [label for labels_ in LabelSet.open(labels).labels().by_object.values() for label in labels_]
+    assert {label.chosen_by for label in given} == {audit.record.chosen_by}
+    assert f"150 were chosen at random, by {audit.record.chosen_by}" in run_command("labels", "show", labels)
+    run_command("labels", "export", labels, "--out", tmp_path / "labels.csv")
+    run_command("labels", "import", tmp_path / "labels.csv", "--run", run.url, "--to", tmp_path / "copy")
+    assert LabelSet.open(tmp_path / "copy").labels().by_object.keys() == {label.key for label in given}
+    assert LabelSet.open(tmp_path / "copy").labels_of_round(1)[0].chosen_by == audit.record.chosen_by
     words = ("audit", "report", run.url, "--audit", drawn, "--labels", labels, "--bound", "0.05")
     output = run_command(*words, "--out", tmp_path / "report")
     assert "150 of 150 draws are labelled" in output

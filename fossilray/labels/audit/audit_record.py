@@ -25,7 +25,7 @@ from fossilray.labels.audit.allocation import Stratum
 AUDIT_JSON = "audit.json"
 AUDIT_DRAWS = "draws.parquet"
 AUDIT_FORMAT = "fossilray-audit/1"
-_CHOSEN_BY = "audit"
+_AUDIT = "audit"
 _ID_DIGITS = 12
 _INCLUSION = "inclusion"
 """Column with the expected number of draws of the object."""
@@ -108,7 +108,7 @@ class AuditRecord:
     @property
     def chosen_by(self) -> str:
         """The mark of labels of this audit: they are of a random sample."""
-        return f"{_CHOSEN_BY} {self.id}"
+        return f"{_AUDIT} {self.id}"
 
 
 @dataclass(frozen=True)
