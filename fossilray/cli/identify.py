@@ -10,15 +10,16 @@ import typer
 
 from fossilray.cli.labelled import LABELS_HELP
 from fossilray.cli.options import (
-    HEAD_HELP,
     BackboneOption,
     ConfigOption,
     CoverageOption,
     EmbeddingsOption,
     JsonOption,
     MppOption,
+    NamingHeadOption,
     NoveltyPOption,
     ObjectsRunOption,
+    SearchedIndexOption,
     SetOption,
     open_store,
     settings,
@@ -40,10 +41,6 @@ ImagesArgument = Annotated[
         help="Photographs (JPEG, PNG, BMP, TIFF, WebP): of one fossil, or a field of view.",
     ),
 ]
-SearchedIndexOption = Annotated[
-    str | None,
-    typer.Option("--index", help="Index to search for similar objects, which `fossilray index build` made."),
-]
 ViewOption = Annotated[
     ImageView,
     typer.Option(
@@ -56,7 +53,7 @@ ViewOption = Annotated[
 
 def identify(
     images: ImagesArgument,
-    head: Annotated[Path | None, typer.Option("--head", help=HEAD_HELP)] = None,
+    head: NamingHeadOption = None,
     labels: Annotated[Path | None, typer.Option("--labels", help=LABELS_HELP)] = None,
     run: ObjectsRunOption = None,
     index: SearchedIndexOption = None,

@@ -127,6 +127,11 @@ TableFileOption = Annotated[
 ]
 HEAD_HELP = "Head: a classifier file that `fossilray classify train` made."
 HeadOption = Annotated[Path, typer.Option("--head", help=HEAD_HELP)]
+NamingHeadOption = Annotated[Path | None, typer.Option("--head", help=HEAD_HELP)]
+SearchedIndexOption = Annotated[
+    str | None,
+    typer.Option("--index", help="Index to search for similar objects, which `fossilray index build` made."),
+]
 PredictionsOption = Annotated[
     str | None,
     typer.Option(

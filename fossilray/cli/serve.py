@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from fossilray.cli.options import ConfigOption, PredictionsOption, RunsArgument, SetOption, login, open_store
+from fossilray.cli.options import (
+    BackboneOption,
+    ConfigOption,
+    NamingHeadOption,
+    PredictionsOption,
+    RunsArgument,
+    SearchedIndexOption,
+    SetOption,
+    login,
+    open_store,
+    settings,
+)
 from fossilray.cli.output import print_line, working
 from fossilray.cli.specimens import SlideFolderOption
 from fossilray.core.errors import UsageError
@@ -24,6 +35,9 @@ def serve(
         ),
     ] = None,
     predictions: PredictionsOption = None,
+    head: NamingHeadOption = None,
+    index: SearchedIndexOption = None,
+    backbone: BackboneOption = "bundled",
     slides: SlideFolderOption = None,
     annotator: Annotated[
         str | None,
@@ -48,8 +62,9 @@ def serve(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Serve pages on which to look at slides and objects and to label them in a browser."""
+    """Serve pages on which to look at slides, label objects and identify photographs in a browser."""
     try:
+        from fossilray.serve.identification_desk import IdentificationSettings
         from fossilray.serve.server import serve_runs
     except ModuleNotFoundError as error:
         raise UsageError(
@@ -68,5 +83,8 @@ def serve(
         predictions=predictions,
         annotators_file=annotators,
         allowed_hosts=tuple(allow_host or ()),
+        identification=IdentificationSettings(
+            head=head, index=index, backbone=backbone, access=settings(config, set_).store
+        ),
         ready=lambda address: print_line(f"open {address} in a browser; Ctrl+C ends"),
     )

@@ -13,6 +13,8 @@ from fossilray.serve.annotators import Annotators
 
 TOKEN_COOKIE = "fossilray_token"
 MOST_BODY_BYTES = 2 * 2**20
+_MOST_BYTES_OF = {"/api/identify": 65 * 2**20}
+"""Of paths that take more: photographs, which their route bounds more closely."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -54,7 +56,7 @@ class Gate:
 
         refusal = self._refusal(scope)
         if refusal is None:
-            await self._app(scope, _bounded(receive), send_with_headers)
+            await self._app(scope, _bounded(receive, _most_bytes(scope)), send_with_headers)
         else:
             await refusal(scope, receive, send_with_headers)
 
@@ -69,8 +71,8 @@ class Gate:
             origin = headers.get("origin")
             if origin is None or urlsplit(origin).netloc != host:
                 return _refused(403, "a change must come from a page of this server")
-        if int(headers.get("content-length", "0") or 0) > MOST_BODY_BYTES:
-            return _refused(413, f"a request may have {MOST_BODY_BYTES:,} bytes")
+        if int(headers.get("content-length", "0") or 0) > _most_bytes(scope):
+            return _refused(413, f"a request may have {_most_bytes(scope):,} bytes")
         path = scope["path"]
         if self._annotators.needs_token and not path.startswith(_OPEN_PATHS):
             if self._annotators.is_guessed_at():
@@ -92,7 +94,11 @@ def token_of(headers: Headers) -> str | None:
     return None
 
 
-def _bounded(receive: Receive) -> Receive:
+def _most_bytes(scope: Scope) -> int:
+    return _MOST_BYTES_OF.get(scope["path"], MOST_BODY_BYTES)
+
+
+def _bounded(receive: Receive, most_bytes: int) -> Receive:
     """Return `receive` that ends a body beyond the limit, whose length was not stated."""
     received = 0
 
@@ -100,7 +106,7 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > MOST_BODY_BYTES:
+        if received > most_bytes:
             return {"type": "http.disconnect"}
         return message
 

@@ -16,12 +16,14 @@ from fossilray.core.errors import FossilrayError, SlideError, StoreError, UsageE
 from fossilray.core.version import __version__
 from fossilray.serve.access import TOKEN_COOKIE, Gate
 from fossilray.serve.annotators import Annotators
+from fossilray.serve.identification_desk import IdentificationDesk, IdentificationSettings
+from fossilray.serve.identify_routes import identify_router
 from fossilray.serve.routes import router
 from fossilray.serve.served_run import ServedRun
 
 STATIC = Path(__file__).parent / "static"
 COMMIT_EVERY_S = 60.0
-_PAGES = ("/", "/label", "/well", "/slide/{slide_id:path}", "/help")
+_PAGES = ("/", "/label", "/well", "/identify", "/slide/{slide_id:path}", "/help")
 
 
 def build_application(
@@ -30,8 +32,17 @@ def build_application(
     *,
     hosts: Collection[str],
     commit_every_s: float = COMMIT_EVERY_S,
+    identification: IdentificationSettings | None = None,
 ) -> FastAPI:
-    """Return the application over some runs; hosts: names of the server that requests may use."""
+    """Return the application over some runs.
+
+    hosts: names of the server that requests may use. identification: how uploads are identified; None: without a head.
+
+    Raises:
+        UsageError: the head is of another backbone.
+        WeightsError: the head cannot be loaded.
+    """
+    desk = IdentificationDesk(runs, identification)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,6 +55,7 @@ def build_application(
         closing.set()
         committing.join()
         _commit(runs)
+        desk.close()
         for run in runs:
             run.close()
 
@@ -58,7 +70,9 @@ def build_application(
     app.state.runs = {run.key: run for run in runs}
     app.state.annotators = annotators
     app.state.closing = threading.Event()
+    app.state.identification = desk
     app.include_router(router)
+    app.include_router(identify_router)
     app.add_exception_handler(FossilrayError, _explain)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for page in _PAGES:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from fossilray.analysis.identify.result import ImageIdentification, NetworkUsed
 from fossilray.labels.label import Box, Label
 from fossilray.serve.act import Act, StatedOccurrence
 
@@ -221,3 +222,25 @@ class OutcomeMessage(BaseModel):
 
     accepted: list[str]
     refused: dict[str, str]
+
+
+class IdentifierMessage(BaseModel):
+    """What identifies images."""
+
+    head: NetworkUsed | None
+    classes: list[str]
+    backbone: NetworkUsed
+    detector: NetworkUsed
+    scopes: list[str]
+    """What is compared, in clauses."""
+    left_out: list[str]
+    """Runs that are not compared, with the reason."""
+
+
+class IdentificationMessage(BaseModel):
+    """An identified image, its pictures at /api/identify/ID."""
+
+    id: str
+    result: ImageIdentification
+    runs: dict[str, str]
+    """Keys of the served runs by URL, for links to their slides."""

@@ -9,6 +9,7 @@ from fossilray.core.errors import UsageError
 from fossilray.serve.access import LOOPBACK
 from fossilray.serve.annotators import Annotators, read_annotators
 from fossilray.serve.application import COMMIT_EVERY_S, build_application
+from fossilray.serve.identification_desk import IdentificationSettings
 from fossilray.serve.served_run import ServedRun
 from fossilray.store import RunStore
 
@@ -27,6 +28,7 @@ def serve_runs(
     annotators_file: Path | None = None,
     allowed_hosts: Sequence[str] = (),
     commit_every_s: float = COMMIT_EVERY_S,
+    identification: IdentificationSettings | None = None,
     ready: Callable[[str], None] = print,
 ) -> None:
     """Serve runs until the process is interrupted; acts are safe and become a round when it ends.
@@ -36,10 +38,11 @@ def serve_runs(
         folder: where the slides lie now; None: where the runs were made.
         annotators_file: table of name, token and role; needed beyond loopback.
         commit_every_s: seconds after which acts become a round.
+        identification: how uploaded images are identified; None: without a head.
         ready: is called with the address before the first request.
 
     Raises:
-        UsageError: an address beyond loopback without annotators, or one that is taken.
+        UsageError: an address beyond loopback without annotators, or one that is taken; a head of another backbone.
     """
     import uvicorn
 
@@ -55,7 +58,9 @@ def serve_runs(
         ServedRun(key, store, folder=folder, labels=labels, predictions=predictions)
         for key, store in zip(_keys(stores), stores, strict=True)
     ]
-    application = build_application(runs, annotators, hosts=hosts, commit_every_s=commit_every_s)
+    application = build_application(
+        runs, annotators, hosts=hosts, commit_every_s=commit_every_s, identification=identification
+    )
     config = uvicorn.Config(
         application,
         host=host,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from support.cli_runner import invoke, run_command
-from support.drawn_photographs import KINDS, NOVEL, draw_field, draw_mark, write_marks
+from support.drawn_photographs import KINDS, NOVEL, bomb, draw_field, draw_mark
+from support.identified_marks import Marks, make_marks
 from support.indexed_runs import a_vector_run, index_runs
 
 from fossilray.analysis.identify import cutting
+from fossilray.analysis.identify.cutting import ObjectCutter
 from fossilray.analysis.identify.identifier import NEAREST_SPECIMENS, Identifier
 from fossilray.analysis.identify.opening import open_specimens
 from fossilray.analysis.identify.photograph import Photograph, read_photograph
@@ -26,39 +26,29 @@ from fossilray.analysis.identify.specimens_of_run import RunSpecimens
 from fossilray.analysis.search.search import SearchIndex
 from fossilray.core.boxes import box_iou
 from fossilray.core.errors import FossilrayError, NotASlide, TooLarge, UsageError
-from fossilray.labels.embed import EmbeddedCrops, embed_labelled
-from fossilray.labels.load import LabelledSet, load_labels
-from fossilray.models.heads import save_head
 from fossilray.store import RunStore
-from fossilray.training.heads import train_and_cross_validate
 
 ON_FIELD = ["ring", "disc", "triangle", "ring", NOVEL, "triangle", NOVEL]
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_marks(tmp_path_factory.mktemp("marks") / "labels", KINDS, each=26)
+def marks(tmp_path_factory: pytest.TempPathFactory) -> Marks:
+    return make_marks(tmp_path_factory.mktemp("marks"))
 
 
 @pytest.fixture(scope="module")
-def embedded(labels: Path) -> tuple[LabelledSet, EmbeddedCrops]:
-    labelled = load_labels(labels)
-    return labelled, embed_labelled(labelled, "bundled")
+def labels(marks: Marks) -> Path:
+    return marks.labels
 
 
 @pytest.fixture(scope="module")
-def head(embedded: tuple[LabelledSet, EmbeddedCrops], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("head") / "marks.safetensors"
-    save_head(path, train_and_cross_validate(*embedded, kind="knn", k=10)[0])
-    return path
+def head(marks: Marks) -> Path:
+    return marks.head
 
 
 @pytest.fixture(scope="module")
-def run(embedded: tuple[LabelledSet, EmbeddedCrops], tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    """A run of two slides with the labelled marks, in their order."""
-    vectors, digest = embedded[1].vectors, embedded[1].backbone.sha256
-    slides = {"a": vectors[:40], "b": vectors[40:]}
-    return a_vector_run(tmp_path_factory.mktemp("runs") / "run", slides, wells={"b": "W-2"}, sha256=digest)
+def run(marks: Marks, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    return marks.write_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +211,19 @@ def test_vectors_of_another_backbone_are_refused(
         Identifier(head=foreign)
 
 
+def test_a_heat_map_lies_on_the_mark(identifier: Identifier) -> None:
+    crop = ObjectCutter().cut(photograph(draw_mark("disc", np.random.default_rng(5)))).crops[0]
+    heat = identifier.heat_map(crop, "disc")
+    assert heat.shape == crop.shape
+    colour = np.ptp(heat.astype(np.int16), axis=2)
+    corners = np.concatenate([colour[:20, :20].ravel(), colour[-20:, -20:].ravel()])
+    assert colour[60:-60, 60:-60].mean() > 2 * corners.mean()
+    with pytest.raises(UsageError, match="no class 'oak'"):
+        identifier.heat_map(crop, "oak")
+    with pytest.raises(UsageError, match="no head"):
+        Identifier().heat_map(crop, "disc")
+
+
 def test_um_per_px_is_that_of_the_file_a_sidecar_or_the_option(tmp_path: Path) -> None:
     pixels = Pillow.fromarray(draw_mark("disc", np.random.default_rng(5)))
     stated, printed = tmp_path / "stated.tif", tmp_path / "printed.jpg"
@@ -251,23 +254,6 @@ def test_transparent_16_bit_and_webp_images_are_read(tmp_path: Path) -> None:
     assert np.abs(read_photograph(tmp_path / "deep.tif").pixels[..., 0] - mark[..., 1].astype(int)).max() <= 1
     Pillow.fromarray(mark).save(tmp_path / "photo.webp", lossless=True)
     assert np.array_equal(read_photograph(tmp_path / "photo.webp").pixels, mark)
-
-
-def bomb() -> bytes:
-    """A PNG of 60,000 x 60,000 px in a few hundred bytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize(

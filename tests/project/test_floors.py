@@ -37,8 +37,8 @@ MAY_IMPORT = {
     "processing": "core render store models slides synthetic/archive",
     "evaluation": "core render models labels training store/files",
     "analysis": (
-        "core render store models slides/slide slides/identity slides/fields slides/properties slides/limits "
-        "slides/clear_field labels/load labels/current labels/label labels/label_set labels/embed "
+        "core render store models slides/slide slides/identity slides/fields slides/file_kinds slides/properties "
+        "slides/limits slides/clear_field labels/load labels/current labels/label labels/label_set labels/embed "
         "labels/taxonomy labels/determinations labels/audit processing/inference processing/detection "
         "processing/crops training/curation"
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,3 +67,20 @@ def _mask(kind: str, side_px: int) -> NDArray[np.bool_]:
             return (np.abs(x) < (y + 0.9) / 2) & (y < 0.9)
         case _:
             return (radius < 0.95) & ((np.sin(14 * x) > 0.3) | (np.sin(14 * y) > 0.3))
+
+
+def bomb() -> bytes:
+    """A PNG of 60,000 x 60,000 px in a few hundred bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
+    )

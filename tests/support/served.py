@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from fossilray.serve.access import LOOPBACK
 from fossilray.serve.annotators import Annotators
 from fossilray.serve.application import build_application
+from fossilray.serve.identification_desk import IdentificationSettings
 from fossilray.serve.served_run import ServedRun
 from fossilray.store import RunStore
 
@@ -18,11 +19,17 @@ ORIGIN = "http://127.0.0.1:8000"
 
 
 def client_of(
-    store: RunStore, *, labels: Path | None = None, annotators: Annotators | None = None
+    store: RunStore,
+    *,
+    labels: Path | None = None,
+    annotators: Annotators | None = None,
+    identification: IdentificationSettings | None = None,
 ) -> TestClient:
     """A client of an application that serves one run as `run`; use it as a context manager."""
     served = ServedRun("run", store, labels=labels)
-    application = build_application([served], annotators or Annotators.one("ada"), hosts=LOOPBACK)
+    application = build_application(
+        [served], annotators or Annotators.one("ada"), hosts=LOOPBACK, identification=identification
+    )
     return TestClient(application, base_url=ORIGIN, headers={"origin": ORIGIN})
 
 

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.discovery.novel_objects import NOVELTY_P
 from fossilray.analysis.identify.cutting import CutObjects, ObjectCutter
-from fossilray.analysis.identify.naming import ObjectNaming, least_novelty_p, name_objects
+from fossilray.analysis.identify.heat_map import HeatMapper
+from fossilray.analysis.identify.naming import (
+    ObjectNaming,
+    least_novelty_p,
+    name_objects,
+)
 from fossilray.analysis.identify.photograph import Photograph
 from fossilray.analysis.identify.result import (
     IdentifiedObject,
@@ -25,13 +30,16 @@ from fossilray.analysis.identify.specimens_of_run import NearestSpecimens
 from fossilray.core.backbones import BackboneIdentity, require_comparable
 from fossilray.core.config import CropsConfig, DetectorConfig, EmbedderConfig
 from fossilray.core.config.choices import ImageView
+from fossilray.core.errors import UsageError
+from fossilray.core.text import list_some
+from fossilray.core.types import Image
 from fossilray.core.vectors import unit_vectors
 from fossilray.models.backbones.load import embedder_digest, load_embedder, weights_setting_of
 from fossilray.models.detectors.load import detector_digest
 from fossilray.models.heads import head_digest, load_head
 from fossilray.models.heads.compatibility import require_same_backbone
 from fossilray.models.heads.head import BackboneReference
-from fossilray.models.heads.uncertainty import COVERAGE
+from fossilray.models.heads.uncertainty import COVERAGE, classes_in_every_set
 
 NEAREST_SPECIMENS = 24
 """Labelled and unlabelled specimens that are given for each object."""
@@ -44,8 +52,13 @@ class Specimens(Protocol):
     def backbone(self) -> BackboneIdentity: ...
 
     @property
+    def source(self) -> str:
+        """The run, index or folder, for messages."""
+        ...
+
+    @property
     def scope(self) -> str:
-        """A sentence about what is compared, for notes."""
+        """A clause about what is compared, for notes."""
         ...
 
     def nearest(self, vectors: NDArray[np.float32], *, count: int) -> list[NearestSpecimens]:
@@ -89,7 +102,7 @@ class Identifier:
         """
         config = EmbedderConfig(weights=weights_setting_of(backbone))
         (digest,) = embedder_digest(config).values()
-        ours = BackboneReference(name=backbone, sha256=digest)
+        self._backbone_name, ours = backbone, BackboneReference(name=backbone, sha256=digest)
         self._head = None if head is None else load_head(head)
         if self._head is not None:
             require_same_backbone(
@@ -99,13 +112,7 @@ class Identifier:
                 remedy="give the backbone that it was trained on, or train a head on this one",
             )
         for each in specimens:
-            require_comparable(
-                ours,
-                each.backbone,
-                of_ours=f"--backbone {backbone} is",
-                of_theirs="the vectors to compare with",
-                remedy="give --backbone the file that made them, or --embeddings of this backbone (`fossilray embed`)",
-            )
+            _require_comparable(ours, each)
         self._specimens = tuple(specimens)
         self._coverage, self._novelty_p = coverage, novelty_p
         embedder = load_embedder(config, device="cpu")
@@ -116,6 +123,7 @@ class Identifier:
         self.detector = NetworkUsed(name="bundled", sha256=detector)
         self.backbone = NetworkUsed(name=embedder.name, sha256=digest)
         self.head = None if head is None else NetworkUsed(name=head.name, sha256=head_digest(head))
+        self._heat: HeatMapper | None = None
         self._guard = threading.Lock()
 
     @property
@@ -169,6 +177,17 @@ class Identifier:
             cut.crops,
         )
 
+    def heat_map(self, crop: NDArray[np.uint8], taxon: str) -> Image:
+        """Return the heat map of a class, drawn over a crop (S, S, 3).
+
+        Raises:
+            UsageError: there is no head, it lacks the class, or the network has no maps.
+        """
+        with self._guard:
+            if self._heat is None:
+                self._heat = HeatMapper(self._backbone_name, self._head)
+            return self._heat.draw(crop, taxon)
+
     def _nearest(self, vectors: NDArray[np.float32]) -> list[NearestSpecimens]:
         by_source = [each.nearest(vectors, count=NEAREST_SPECIMENS) for each in self._specimens]
         return [
@@ -190,6 +209,11 @@ class Identifier:
                 "Shares and sets hold for crops like those that the head was trained on; a photograph taken with "
                 "another microscope may differ from all of them."
             )
+            in_all = classes_in_every_set(self._head, coverage=self._coverage)
+            if in_all:
+                notes.append(
+                    f"In every set, because too few labelled crops of them were held out: {list_some(in_all)}."
+                )
             least = least_novelty_p(self._head)
             if least is not None and least > self._novelty_p:
                 notes.append(
@@ -199,6 +223,31 @@ class Identifier:
         if not self._specimens:
             notes.append("Nothing is compared: no run, index or labels are given.")
         return [*notes, *(f"{scope[0].upper()}{scope[1:]}." for scope in self.scopes)]
+
+
+def comparable(specimens: Sequence[Specimens], backbone: str) -> tuple[list[Specimens], list[str]]:
+    """Return the specimens whose vectors are of a backbone, and of each of the others why it is left out."""
+    (digest,) = embedder_digest(EmbedderConfig(weights=weights_setting_of(backbone))).values()
+    kept: list[Specimens] = []
+    reasons = []
+    for each in specimens:
+        try:
+            _require_comparable(BackboneReference(name=backbone, sha256=digest), each)
+        except UsageError as error:
+            reasons.append(str(error))
+        else:
+            kept.append(each)
+    return kept, reasons
+
+
+def _require_comparable(ours: BackboneReference, specimens: Specimens) -> None:
+    require_comparable(
+        ours,
+        specimens.backbone,
+        of_ours=f"--backbone {ours.name} is",
+        of_theirs=f"the vectors of {specimens.source}",
+        remedy="give --backbone the file that made them, or --embeddings of this backbone (`fossilray embed`)",
+    )
 
 
 def _object(

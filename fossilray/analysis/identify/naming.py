@@ -19,6 +19,10 @@ _MOST_SHOWN = 5
 """Classes that are given beside those of the prediction set, of which there may be more."""
 
 
+_MOST_NAMED = 3
+"""Classes of a set that a sentence names."""
+
+
 @dataclass(frozen=True)
 class ObjectNaming:
     """What a head predicts of one object."""
@@ -130,6 +134,8 @@ def _sentence(
         return f"Like nothing labelled, p = {p:.2g}{nearest}."
     if not chosen:
         return f"No labelled taxon fits at a coverage of {_percent(coverage)}; p of novelty {p:.2g}."
+    if len(chosen) > _MOST_NAMED + 1:
+        chosen[_MOST_NAMED:] = [f"one of {len(chosen) - _MOST_NAMED} other taxa"]
     listed = chosen[0] if len(chosen) == 1 else f"{', '.join(chosen[:-1])} or {chosen[-1]}"
     defended = f" It can be named to the {rank} {taxon}." if taxon is not None and rank is not None else ""
     held = f"the set holds the true taxon of {_percent(coverage)} of objects like the labelled ones"

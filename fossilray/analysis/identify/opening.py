@@ -18,7 +18,7 @@ from fossilray.analysis.identify.specimens_of_run import (
     given_name,
 )
 from fossilray.analysis.search.search import SearchIndex
-from fossilray.core.config import CropsConfig
+from fossilray.core.config import CropsConfig, StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.labels.current import attempts_of, labels_of_run
 from fossilray.labels.label_set import is_label_set
@@ -76,6 +76,19 @@ def open_specimens(
         opened.append(RunSpecimens(run, names, embeddings=embeddings))
         return OpenedSpecimens(tuple(opened), crops_as_stored(run.read_run().config["crops"]))
     return OpenedSpecimens(tuple(opened), None)
+
+
+def open_index_specimens(
+    url: str, labels: Mapping[str, LabelsNow], *, access: StoreConfig | None = None
+) -> OpenedSpecimens:
+    """Open an index whose objects are compared. labels: of its runs, by URL.
+
+    Raises:
+        RunNotFound: there is no index at this URL.
+        StoreError: it cannot be read.
+    """
+    index = SearchIndex.open(url, access)
+    return OpenedSpecimens((IndexSpecimens(index, labels),), crops_as_stored(index.record.crops))
 
 
 def names_of_label_set(folder: Path, run: RunStore) -> LabelsNow:

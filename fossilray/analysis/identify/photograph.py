@@ -17,9 +17,16 @@ from fossilray.core.formats.images import decode_image
 from fossilray.core.formats.regular_file import open_regular
 from fossilray.core.plausible_values import why_no_mpp
 from fossilray.core.types import Image
-from fossilray.slides.fields.image_handle import ImageHandle, is_field_file, read_field
+from fossilray.slides.fields.image_handle import (
+    FieldImage,
+    ImageHandle,
+    decode_field,
+    is_field_file,
+    read_field,
+)
 from fossilray.slides.fields.image_header import FieldHeader
 from fossilray.slides.fields.sidecar import sidecar_mpp
+from fossilray.slides.file_kinds import TIFF_STARTS
 from fossilray.slides.limits import LARGEST_ACCEPTED_TILE_PX
 from fossilray.slides.properties import choose_mpp, stated_mpp, unbelieved_mpp
 from fossilray.slides.slide import Slide
@@ -27,6 +34,7 @@ from fossilray.slides.slide import Slide
 MOST_IMAGE_BYTES = 256 * 2**20
 LEAST_SIDE_PX = 16
 _SOURCES: dict[str, ResolutionSource] = {"slide": "file", "sidecar": "sidecar", "config": "given"}
+_ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", **dict.fromkeys(TIFF_STARTS, ".tif")}
 _SLIDE_SUFFIXES = (".mrxs", ".svs", ".ndpi", ".scn", ".vms", ".bif", ".czi", ".dcm")
 
 
@@ -78,9 +86,7 @@ def read_photograph(path: Path, *, name: str | None = None, mpp: float | None = 
         MissingResolution: a sidecar cannot be used.
     """
     shown = name or path.name
-    why = None if mpp is None else why_no_mpp(mpp)
-    if why is not None:
-        raise UsageError(f"--mpp {mpp:g} is {why}")
+    _check_mpp(mpp)
     if path.suffix.lower() in _SLIDE_SUFFIXES:
         raise UsageError(
             f"{shown} is a scanned slide; find its objects with `fossilray process`, and name them with "
@@ -94,20 +100,37 @@ def read_photograph(path: Path, *, name: str | None = None, mpp: float | None = 
         photograph = _read(path, shown, mpp)
     except OSError as error:
         raise UsageError(f"{shown} cannot be read: {error.strerror or type(error).__name__}") from None
-    if min(photograph.width, photograph.height) < LEAST_SIDE_PX:
-        raise UsageError(
-            f"{shown} has {photograph.width} x {photograph.height} px, fewer than {LEAST_SIDE_PX} along a side; give "
-            "an image in which the fossil can be seen"
-        )
-    return photograph
+    return _checked(photograph)
+
+
+def decode_photograph(content: bytes, *, name: str, mpp: float | None = None) -> Photograph:
+    """Decode an image whose content is in memory, as `read_photograph`; there is no sidecar.
+
+    Raises:
+        UsageError: it cannot be decoded, is too small, or mpp is none that a microscope has.
+        NotASlide, UnsupportedSlide, TooLarge: as `read_photograph`.
+    """
+    _check_mpp(mpp)
+    field = decode_field(f"image{_ending(content)}", content)
+    return _checked(_from_content(content, name, mpp) if field is None else _from_field(field, name, mpp))
 
 
 def _read(path: Path, shown: str, mpp: float | None) -> Photograph:
     field = read_field(path) if is_field_file(path) else None
     if field is None:
-        role = FileRole(shown, "an image to identify", "give a JPEG, PNG, BMP, TIFF or WebP", UsageError)
-        pixels = decode_image(path, role, most_px=LARGEST_ACCEPTED_TILE_PX)
-        return Photograph(shown, pixels, mpp, None if mpp is None else "given")
+        return _from_content(path, shown, mpp)
+    return _from_field(field, shown, mpp, sidecar_mpp(path))
+
+
+def _from_content(content: Path | bytes, shown: str, mpp: float | None) -> Photograph:
+    role = FileRole(shown, "an image to identify", "give a JPEG, PNG, BMP, TIFF or WebP", UsageError)
+    pixels = decode_image(content, role, most_px=LARGEST_ACCEPTED_TILE_PX)
+    return Photograph(shown, pixels, mpp, None if mpp is None else "given")
+
+
+def _from_field(
+    field: FieldImage, shown: str, mpp: float | None, of_sidecar: float | None = None
+) -> Photograph:
     properties = field.header.properties
     stated, unbelieved = stated_mpp(properties), unbelieved_mpp(properties)
     unused = "" if unbelieved is None else unbelieved[1]
@@ -120,11 +143,31 @@ def _read(path: Path, shown: str, mpp: float | None) -> Photograph:
         mpp=mpp,
         catalog_mpp=None,
         mpp_override=None,
-        sidecar_mpp=sidecar_mpp(path),
+        sidecar_mpp=of_sidecar,
     )
     return Photograph(
         shown, _on_white(field.bgra), value, None if value is None else _SOURCES[source], unused
     )
+
+
+def _check_mpp(mpp: float | None) -> None:
+    why = None if mpp is None else why_no_mpp(mpp)
+    if why is not None:
+        raise UsageError(f"--mpp {mpp:g} is {why}")
+
+
+def _checked(photograph: Photograph) -> Photograph:
+    if min(photograph.width, photograph.height) < LEAST_SIDE_PX:
+        raise UsageError(
+            f"{photograph.name} has {photograph.width} x {photograph.height} px, fewer than {LEAST_SIDE_PX} along a "
+            "side; give an image in which the fossil can be seen"
+        )
+    return photograph
+
+
+def _ending(content: bytes) -> str:
+    """Return the ending of the format of an image, by its first bytes; empty for others."""
+    return next((ending for start, ending in _ENDINGS.items() if content.startswith(start)), "")
 
 
 def _on_white(bgra: NDArray[np.uint8]) -> Image:

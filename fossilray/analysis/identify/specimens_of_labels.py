@@ -28,14 +28,14 @@ class LabelledSpecimens:
         embedded = embed_labelled(labelled, backbone)
         self.backbone: BackboneIdentity = embedded.backbone
         self._vectors = unit_vectors(embedded.vectors.astype(np.float32))
-        self._labelled, self._source = labelled, source
+        self._labelled, self.source = labelled, source
 
     @property
     def scope(self) -> str:
-        """A sentence about what is compared, for notes."""
+        """A clause about what is compared, for notes."""
         left_out = len(self._labelled.findings.unreadable)
         rest = f"; {counted(left_out, 'other')} could not be read" if left_out else ""
-        return f"compared with the {len(self._labelled):,} labelled crops of {self._source}{rest}"
+        return f"compared with the {len(self._labelled):,} labelled crops of {self.source}{rest}"
 
     def nearest(self, vectors: NDArray[np.float32], *, count: int) -> list[NearestSpecimens]:
         """Return the nearest specimens of unit vectors (q, d); none is without a label."""

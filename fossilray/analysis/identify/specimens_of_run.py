@@ -87,8 +87,13 @@ class RunSpecimens:
         self._held: _HeldVectors | None = None
 
     @property
+    def source(self) -> str:
+        """The URL of the run."""
+        return self._store.url
+
+    @property
     def scope(self) -> str:
-        """A sentence about what is compared, for notes."""
+        """A clause about what is compared, for notes."""
         held = self._hold()
         name = self._store.url
         if held.is_whole:
@@ -167,8 +172,13 @@ class IndexSpecimens:
         self._guard = threading.Lock()
 
     @property
+    def source(self) -> str:
+        """The URL of the index."""
+        return self._index.index.url
+
+    @property
     def scope(self) -> str:
-        """A sentence about what is compared, for notes."""
+        """A clause about what is compared, for notes."""
         objects = sum(slide.objects for slide in self._index.slides)
         late = str(self._index.freshness)
         return f"searched among {objects:,} objects of {self._index.index.url}{f'; {late}' if late else ''}"

@@ -122,8 +122,7 @@ def describe_uncertainty(head: Head, *, coverage: float = COVERAGE) -> str:
     meta = head.meta.uncertainty
     assert meta is not None, "the caller checks that the head has it"
     held_out = np.bincount(head.uncertainty_arrays["label"], minlength=len(head.classes))
-    needed = crops_needed_for_coverage(coverage)
-    too_few = [name for name, count in zip(head.classes, held_out, strict=True) if count < needed]
+    needed, too_few = crops_needed_for_coverage(coverage), classes_in_every_set(head, coverage=coverage)
     text = (
         f"uncertainty from {held_out.sum()} crops, held out by {meta.hold_out}: temperature {meta.temperature:.2f}, "
         f"novelty by {meta.novelty}"
@@ -137,6 +136,15 @@ def describe_uncertainty(head: Head, *, coverage: float = COVERAGE) -> str:
         thresholds = ", ".join(f"{rank} {value:.2f}" for rank, value in taxa.thresholds.items()) or "none"
         text += f"; probability from which {taxa.accuracy:.0%} are right, by rank: {thresholds}"
     return text
+
+
+def classes_in_every_set(head: Head, *, coverage: float) -> tuple[str, ...]:
+    """Return the classes with so few held-out crops that no prediction set leaves them out."""
+    if head.meta.uncertainty is None:
+        return ()
+    held_out = np.bincount(head.uncertainty_arrays["label"], minlength=len(head.classes))
+    needed = crops_needed_for_coverage(coverage)
+    return tuple(name for name, count in zip(head.classes, held_out, strict=True) if count < needed)
 
 
 def novelty_reference(head: Head) -> NoveltyReference:

@@ -33,6 +33,16 @@ export async function post(path, body) {
   );
 }
 
+/**
+ * @param {string} path below /api
+ * @param {Blob} content
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<any>}
+ */
+export async function upload(path, content, signal) {
+  return parsed(await fetch(`/api${path}`, { method: "POST", signal, headers: { "content-type": "application/octet-stream" }, body: content }));
+}
+
 /** @param {Response} response */
 async function parsed(response) {
   if (response.status === 401) location.href = "/login";

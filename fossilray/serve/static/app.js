@@ -3,6 +3,7 @@ import { html, render, useEffect, useState } from "./vendor/htm-preact.module.js
 import { get } from "./api.js";
 import { Help } from "./help.js";
 import { Home } from "./home.js";
+import { IdentifyPage } from "./identify.js";
 import * as journal from "./journal.js";
 import { LabelPage } from "./label.js";
 import { SlidePage } from "./slide.js";
@@ -57,6 +58,7 @@ function App({ session }) {
         <a href="/" aria-current=${parts.length ? null : "page"}>Run</a>
         <a href=${`/label?run=${encodeURIComponent(run)}`} aria-current=${parts[0] === "label" ? "page" : null}>Label</a>
         <a href=${`/well?run=${encodeURIComponent(run)}`} aria-current=${parts[0] === "well" ? "page" : null}>Chart</a>
+        <a href="/identify" aria-current=${parts[0] === "identify" ? "page" : null}>Identify</a>
       </nav>
       <span class="grow"></span>
       <${Saving} ...${saving} />
@@ -73,6 +75,7 @@ function page(parts, run, values, session) {
   if (parts[0] === "slide") return html`<${SlidePage} key=${`${run}/${parts[2]}`} run=${run} slideId=${parts[2]} values=${values} session=${session} />`;
   if (parts[0] === "label") return html`<${LabelPage} key=${run} run=${run} values=${values} session=${session} />`;
   if (parts[0] === "well") return html`<${WellPage} key=${run} run=${run} values=${values} />`;
+  if (parts[0] === "identify") return html`<${IdentifyPage} />`;
   return html`<${Home} runs=${session.runs} />`;
 }
 

@@ -24,6 +24,11 @@ const KEYS = [
     ["x, then n", "strike out a false box"],
     ["b", "boxes on or off"],
   ]],
+  ["Identify", [
+    ["Ctrl+V", "identify the image of the clipboard"],
+    ["arrows left and right", "previous or next object"],
+    ["h", "heat map on or off"],
+  ]],
 ];
 
 /** @param {{onClose: () => void}} props */

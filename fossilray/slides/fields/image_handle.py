@@ -105,6 +105,19 @@ def read_field(path: Path) -> FieldImage | None:
     return FieldImage(header, _decode(path.name, content, header), hashlib.sha256(content).hexdigest())
 
 
+def decode_field(name: str, content: bytes) -> FieldImage | None:
+    """Return a field of view whose content is in memory; None for content that is none.
+
+    Raises:
+        NotASlide, UnsupportedSlide, TooLarge: as `read_field`.
+    """
+    start, read = content[:HEADER_BYTES], partial(_part_of, content)
+    if not is_field(name, start, read):
+        return None
+    header = read_header(name, start, read)
+    return FieldImage(header, _decode(name, content, header), hashlib.sha256(content).hexdigest())
+
+
 def is_field_file(path: Path) -> bool:
     """Return whether a file on a disk is read as a field of view, by its content.
 
@@ -122,6 +135,10 @@ def _read_range(file: BinaryIO, start: bytes, begin: int, end: int) -> bytes:
         return start[begin:end]
     file.seek(begin)
     return file.read(end - begin)
+
+
+def _part_of(content: bytes, begin: int, end: int) -> bytes:
+    return content[begin:end]
 
 
 def _decode(name: str, content: bytes, header: FieldHeader) -> NDArray[np.uint8]:
