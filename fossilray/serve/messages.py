@@ -211,6 +211,25 @@ class WellChartMessage(BaseModel):
     """What the chart rests on, in sentences."""
 
 
+class ColumnMessage(BaseModel):
+    """A column of a query's result."""
+
+    name: str
+    type: str
+    """Its Arrow type."""
+
+
+class QueryMessage(BaseModel):
+    """The first rows of a query's result."""
+
+    columns: list[ColumnMessage]
+    rows: list[list[str | int | float | bool | None]]
+    """Values in the order of the columns; dates, lists and other types as text."""
+    is_whole: bool
+    """Whether there are no further rows."""
+    seconds: float
+
+
 class ActsMessage(BaseModel):
     """Acts of an annotator, in their order."""
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
@@ -16,9 +16,7 @@ from fossilray.core.errors import UnreadableRegion
 from fossilray.core.version import __version__
 from fossilray.labels.agreement import Naming, agree
 from fossilray.labels.occurrence import OBJECT_KINDS
-from fossilray.serve.access import token_of
 from fossilray.serve.act import RecordedAct
-from fossilray.serve.annotators import Annotator, Annotators
 from fossilray.serve.messages import (
     ActsMessage,
     CropMessage,
@@ -37,6 +35,7 @@ from fossilray.serve.messages import (
 )
 from fossilray.serve.object_table import Order
 from fossilray.serve.overview import list_slides, summarise_run, summarise_slide
+from fossilray.serve.request_parts import Run, Who
 from fossilray.serve.served_run import GridQuery, ServedRun
 from fossilray.serve.well_chart import ChartQuery
 
@@ -47,25 +46,6 @@ _KEEP_OPEN_S = 15.0
 _EVENT_FIELDS = {"id", "slide_id", "object_id", "attempt", "who", "at", "states", "withdrawn"}
 
 Status = Literal["all", "unlabelled", "labelled", "unsure", "conflict"]
-
-
-def _annotator(request: Request) -> Annotator:
-    annotators: Annotators = request.app.state.annotators
-    annotator = annotators.of_token(token_of(request.headers))
-    if annotator is None:
-        raise HTTPException(401, "give your token")
-    return annotator
-
-
-def _run(request: Request, run: str) -> ServedRun:
-    served: ServedRun | None = request.app.state.runs.get(run)
-    if served is None:
-        raise HTTPException(404, f"no run {run!r:.100} is served")
-    return served
-
-
-Run = Annotated[ServedRun, Depends(_run)]
-Who = Annotated[Annotator, Depends(_annotator)]
 
 
 @router.get("/session")

@@ -43,7 +43,7 @@ class GridQuery:
     taxa: tuple[str, ...] | None = None
     """Predicted taxa; an empty name: objects without a prediction."""
     label: str | None = None
-    """Name of the current label."""
+    """Name of the current label, or the genus of it."""
     slide_ids: tuple[str, ...] | None = None
     well: str | None = None
     least: float = 0.0
@@ -210,7 +210,8 @@ class ServedRun:
 
         def fits(key: ObjectKey, labels: tuple[Label, ...]) -> bool:
             stated = labels[-1].occurrence
-            if query.label is not None and (stated.name or stated.shown) != query.label:
+            name = stated.name or stated.shown
+            if query.label is not None and query.label not in (name, name.partition(" ")[0]):
                 return False
             return (
                 query.status in ("all", "labelled")

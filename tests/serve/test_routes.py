@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pillow
@@ -18,6 +21,7 @@ from support.small_run import HOSTILE_WELL, WELL, write_small_run
 from fossilray.analysis.stratigraphy.chart import ChartOptions, compute_chart
 from fossilray.labels.determinations import read_determinations
 from fossilray.labels.label_set import LabelSet
+from fossilray.serve import application
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_crops
 from fossilray.store.run.layout import arrays_path
@@ -125,6 +129,35 @@ def test_a_chart_is_that_of_the_command_with_the_labels_of_this_minute(
     unknown = client.get("/api/runs/run/chart", params={"well": "none"})
     assert unknown.status_code == 404
     assert "no committed slides of well" in unknown.json()["detail"]
+
+
+def test_a_query_gives_rows_and_files_and_refuses_what_is_no_select(client: TestClient) -> None:
+    sql = "SELECT slide_id, count(*) AS n, list(object_id)[:2] AS ids FROM objects GROUP BY ALL ORDER BY ALL"
+    result = get(client, "/runs/run/query", sql=sql)
+    assert [column["name"] for column in result["columns"]] == ["slide_id", "n", "ids"]
+    assert [row[:2] for row in result["rows"]] == [["a-2030", 40], ["b-2050", 25], ["c-2080", 12]]
+    assert result["is_whole"]
+    saved = client.get("/api/runs/run/query.csv", params={"sql": sql})
+    assert saved.text.splitlines()[1].startswith('"a-2030",40,')
+    assert "attachment" in saved.headers["content-disposition"]
+    parquet = client.get("/api/runs/run/query.parquet", params={"sql": sql}).content
+    assert pq.read_table(io.BytesIO(parquet))["n"].to_pylist() == [40, 25, 12]
+    odd = get(
+        client, "/runs/run/query", sql="SELECT 'nan'::FLOAT AS a, 2::HUGEINT ** 70 AS a, DATE '2026-01-02'"
+    )
+    assert odd["rows"] == [["nan", 2.0**70, "2026-01-02"]]
+    for wrong in ("COPY (SELECT 1) TO 'x'", "SELECT * FROM read_text('/etc/passwd')", "SELECT"):
+        refused = client.get("/api/runs/run/query", params={"sql": wrong})
+        assert refused.status_code == 422
+        assert isinstance(refused.json()["detail"], str)
+
+
+def test_the_examples_of_the_page_are_queries(client: TestClient) -> None:
+    text = (Path(application.__file__).parent / "static" / "ask.js").read_text(encoding="utf-8")
+    examples = re.findall(r'^  \["[^"]+", ("(?:[^"\\]|\\.)*")\],$', text, re.MULTILINE)
+    assert len(examples) == 5
+    for example in examples:
+        assert get(client, "/runs/run/query", sql=json.loads(example))["rows"]
 
 
 def test_a_grid_has_pages_and_conditions(client: TestClient) -> None:

@@ -248,8 +248,8 @@ def run_query(store: RunStore, sql: str) -> pa.Table:
     return query_table(connect(store, sql=sql), sql)
 
 
-def query_table(con: Connection, sql: str) -> pa.Table:
-    """Return the result of SQL on a connection of `connect`.
+def query_table(con: Connection, sql: str, *, most_rows: int | None = None) -> pa.Table:
+    """Return the result of SQL on a connection of `connect`, or its first rows.
 
     Raises:
         QueryError: DuckDB refuses the SQL.
@@ -261,19 +261,21 @@ def query_table(con: Connection, sql: str) -> pa.Table:
         if not con.extract_statements(sql):
             raise QueryError(f"the SQL is empty; run for example SELECT * FROM slides, of the views {views}")
         try:
-            return _table_of(con, sql)
+            return _table_of(con, sql, most_rows)
         except duckdb.Error as error:
             if not (may_be_a_file(error) and leave_out_damaged(con)):
                 raise
-        return _table_of(con, sql)
+        return _table_of(con, sql, most_rows)
     except duckdb.Error as error:
         raise _refusal(error, f"; the views are {views}") from None
 
 
-def _table_of(con: Connection, sql: str) -> pa.Table:
+def _table_of(con: Connection, sql: str, most_rows: int | None) -> pa.Table:
     relation = con.sql(sql)
     # A statement such as COPY has no result.
-    return pa.table({}) if relation is None else relation.to_arrow_table()
+    if relation is None:
+        return pa.table({})
+    return (relation if most_rows is None else relation.limit(most_rows)).to_arrow_table()
 
 
 def _create_view(con: Connection, name: str, view: CheckedView) -> None:
