@@ -18,13 +18,13 @@ from fossilray.serve.access import TOKEN_COOKIE, Gate
 from fossilray.serve.annotators import Annotators
 from fossilray.serve.identification_desk import IdentificationDesk, IdentificationSettings
 from fossilray.serve.identify_routes import identify_router
-from fossilray.serve.queries import router as queries
+from fossilray.serve.queries import query_router
 from fossilray.serve.routes import router
 from fossilray.serve.served_run import ServedRun
 
 STATIC = Path(__file__).parent / "static"
 COMMIT_EVERY_S = 60.0
-_PAGES = ("/", "/label", "/well", "/ask", "/identify", "/slide/{slide_id:path}", "/help")
+_PAGES = ("/", "/label", "/well", "/query", "/identify", "/slide/{slide_id:path}", "/help")
 
 
 def build_application(
@@ -74,7 +74,7 @@ def build_application(
     app.state.identification = desk
     app.include_router(router)
     app.include_router(identify_router)
-    app.include_router(queries)
+    app.include_router(query_router)
     app.add_exception_handler(FossilrayError, _explain)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for page in _PAGES:

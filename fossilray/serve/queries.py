@@ -18,7 +18,7 @@ from fossilray.serve.request_parts import Run
 from fossilray.serve.served_run import ServedRun
 from fossilray.store.query.read_only import BoundedResult, QueryLimits, run_read_only
 
-router = APIRouter(prefix="/api")
+query_router = APIRouter(prefix="/api")
 
 SHOWN = QueryLimits(rows=1000)
 SAVED = QueryLimits(rows=1_000_000, seconds=120, result_bytes=500e6)
@@ -29,7 +29,7 @@ _running = threading.BoundedSemaphore(_AT_ONCE)
 Sql = Annotated[str, Query(min_length=1, max_length=8000)]
 
 
-@router.get("/runs/{run}/query")
+@query_router.get("/runs/{run}/query")
 async def query(request: Request, served: Run, sql: Sql) -> QueryMessage:
     """The first rows of one SELECT over the views of a run."""
     result = await _run_bounded(request, served, sql, SHOWN)
@@ -41,7 +41,7 @@ async def query(request: Request, served: Run, sql: Sql) -> QueryMessage:
     )
 
 
-@router.get("/runs/{run}/query.csv", response_class=Response)
+@query_router.get("/runs/{run}/query.csv", response_class=Response)
 async def query_as_csv(request: Request, served: Run, sql: Sql) -> Response:
     """The result of one SELECT as CSV; refused if it has more than a million rows."""
     table = await _whole(request, served, sql)
@@ -59,7 +59,7 @@ async def query_as_csv(request: Request, served: Run, sql: Sql) -> Response:
     return _file(written.getvalue(), "text/csv; charset=utf-8", "query.csv")
 
 
-@router.get("/runs/{run}/query.parquet", response_class=Response)
+@query_router.get("/runs/{run}/query.parquet", response_class=Response)
 async def query_as_parquet(request: Request, served: Run, sql: Sql) -> Response:
     """The result of one SELECT as Parquet; refused if it has more than a million rows."""
     written = io.BytesIO()

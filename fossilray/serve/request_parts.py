@@ -1,4 +1,4 @@
-"""What routes take from a request: the run that it names, and the annotator whose token it has."""
+"""Parts of a request that routes take: the run that it names, and the annotator whose token it has."""
 
 from __future__ import annotations
 

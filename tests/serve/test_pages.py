@@ -216,7 +216,7 @@ def test_a_bar_of_the_chart_leads_to_the_crops_it_counts(page: Page, served: Ser
 
 
 def test_a_query_is_typed_run_and_stands_in_the_address(page: Page, served: Served) -> None:
-    page.goto(f"{served.address}ask")
+    page.goto(f"{served.address}query")
     page.fill(
         "#sql", "SELECT slide_id, object_id FROM objects WHERE slide_id = 'z-2090' ORDER BY ALL LIMIT 3"
     )

@@ -153,7 +153,7 @@ def test_a_query_gives_rows_and_files_and_refuses_what_is_no_select(client: Test
 
 
 def test_the_examples_of_the_page_are_queries(client: TestClient) -> None:
-    text = (Path(application.__file__).parent / "static" / "ask.js").read_text(encoding="utf-8")
+    text = (Path(application.__file__).parent / "static" / "query.js").read_text(encoding="utf-8")
     examples = re.findall(r'^  \["[^"]+", ("(?:[^"\\]|\\.)*")\],$', text, re.MULTILINE)
     assert len(examples) == 5
     for example in examples:

@@ -1,12 +1,12 @@
 // The frame of all pages: who looks, what is not saved yet, and which page the address names.
 import { html, render, useEffect, useState } from "./vendor/htm-preact.module.js";
 import { get } from "./api.js";
-import { AskPage } from "./ask.js";
 import { Help } from "./help.js";
 import { Home } from "./home.js";
 import { IdentifyPage } from "./identify.js";
 import * as journal from "./journal.js";
 import { LabelPage } from "./label.js";
+import { QueryPage } from "./query.js";
 import { SlidePage } from "./slide.js";
 import { WellPage } from "./well.js";
 
@@ -60,7 +60,7 @@ function App({ session }) {
         <a href=${`/label?run=${encodeURIComponent(run)}`} aria-current=${parts[0] === "label" ? "page" : null}>Label</a>
         <a href=${`/well?run=${encodeURIComponent(run)}`} aria-current=${parts[0] === "well" ? "page" : null}>Chart</a>
         <a href="/identify" aria-current=${parts[0] === "identify" ? "page" : null}>Identify</a>
-        <a href=${`/ask?run=${encodeURIComponent(run)}`} aria-current=${parts[0] === "ask" ? "page" : null}>Query</a>
+        <a href=${`/query?run=${encodeURIComponent(run)}`} aria-current=${parts[0] === "query" ? "page" : null}>Query</a>
       </nav>
       <span class="grow"></span>
       <${Saving} ...${saving} />
@@ -76,7 +76,7 @@ function App({ session }) {
 function page(parts, run, values, session) {
   if (parts[0] === "slide") return html`<${SlidePage} key=${`${run}/${parts[2]}`} run=${run} slideId=${parts[2]} values=${values} session=${session} />`;
   if (parts[0] === "label") return html`<${LabelPage} key=${run} run=${run} values=${values} session=${session} />`;
-  if (parts[0] === "ask") return html`<${AskPage} key=${run} run=${run} values=${values} />`;
+  if (parts[0] === "query") return html`<${QueryPage} key=${run} run=${run} values=${values} />`;
   if (parts[0] === "well") return html`<${WellPage} key=${run} run=${run} values=${values} />`;
   if (parts[0] === "identify") return html`<${IdentifyPage} />`;
   return html`<${Home} runs=${session.runs} />`;

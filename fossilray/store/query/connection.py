@@ -271,7 +271,7 @@ def query_table(con: Connection, sql: str, *, most_rows: int | None = None) -> p
 
 
 def _table_of(con: Connection, sql: str, most_rows: int | None) -> pa.Table:
-    relation = con.sql(sql)
+    relation: duckdb.DuckDBPyRelation | None = con.sql(sql)
     # A statement such as COPY has no result.
     if relation is None:
         return pa.table({})

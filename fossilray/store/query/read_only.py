@@ -125,7 +125,7 @@ def _interrupting(
                 reasons.append("the query was cancelled")
             elif time.monotonic() > deadline:
                 reasons.append(
-                    f"the query ran for {seconds:g} s and was ended; ask for less, or run `fossilray query`"
+                    f"the query ran for {seconds:g} s and was ended; select less, or run `fossilray query`"
                 )
             if reasons:
                 con.interrupt()
@@ -142,7 +142,7 @@ def _interrupting(
 def _explain(error: QueryError, limits: QueryLimits) -> str:
     text = str(error)
     if "Out of Memory" in text:
-        return f"the query needs more than {limits.memory_gb:g} GB of memory; ask for less, or run `fossilray query`"
+        return f"the query needs more than {limits.memory_gb:g} GB of memory; select less, or run `fossilray query`"
     if "file system operations are disabled" in text:
         return "a query here reads the views of the run alone, no other file"
     return text

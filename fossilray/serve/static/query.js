@@ -16,7 +16,7 @@ const number = new Intl.NumberFormat("en", { maximumFractionDigits: 4 });
 const MOST_BARS = 200;
 
 /** @param {{run: string, values: URLSearchParams}} props */
-export function AskPage({ run, values }) {
+export function QueryPage({ run, values }) {
   const sql = values.get("sql") ?? "", isChart = values.get("show") === "bars";
   const [typed, setTyped] = useState(sql || EXAMPLES[0][1]);
   const [result, setResult] = useState(/** @type {Result|null} */ (null));
@@ -24,9 +24,9 @@ export function AskPage({ run, values }) {
   const [running, setRunning] = useState(/** @type {AbortController|null} */ (null));
   const field = /** @type {{current: HTMLTextAreaElement|null}} */ (useRef(null));
   const base = `/runs/${encodeURIComponent(run)}/query`;
-  const ask = (/** @type {string} */ text) => {
+  const send = (/** @type {string} */ text) => {
     setTyped(text);
-    go(`/ask${queryOf({ run, sql: text, show: values.get("show"), again: text === sql ? Date.now() % 1e6 : null })}`, text === sql);
+    go(`/query${queryOf({ run, sql: text, show: values.get("show"), again: text === sql ? Date.now() % 1e6 : null })}`, text === sql);
   };
   useEffect(() => {
     if (!sql) return undefined;
@@ -40,18 +40,18 @@ export function AskPage({ run, values }) {
     return () => abort.abort();
   }, [base, sql, values.get("again")]);
 
-  return html`<main class="ask">
-    <form onSubmit=${(/** @type {Event} */ event) => { event.preventDefault(); ask(typed); }}>
+  return html`<main class="query">
+    <form onSubmit=${(/** @type {Event} */ event) => { event.preventDefault(); send(typed); }}>
       <label for="sql">One <code>SELECT</code> over <code>objects</code>, <code>slides</code>, <code>samples</code>, <code>predictions</code>, <code>embeddings</code>, <code>failures</code> or <code>catalog</code></label>
       <textarea id="sql" ref=${field} rows="6" spellcheck=${false} value=${typed} onInput=${(/** @type {any} */ event) => setTyped(event.target.value)}
-        onKeyDown=${(/** @type {KeyboardEvent} */ event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); ask(typed); } }}></textarea>
+        onKeyDown=${(/** @type {KeyboardEvent} */ event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); send(typed); } }}></textarea>
       <p class="bar"><button type="submit" disabled=${!typed.trim()} title="Ctrl+Enter">Run</button>
         ${running && html`<button type="button" onClick=${() => running.abort()}>Cancel</button><span class="note" role="status">running…</span>`}
-        <span class="grow"></span>${EXAMPLES.map(([name, text]) => html`<button type="button" class="chip" onClick=${() => ask(text)}>${name}</button>`)}</p>
+        <span class="grow"></span>${EXAMPLES.map(([name, text]) => html`<button type="button" class="chip" onClick=${() => send(text)}>${name}</button>`)}</p>
     </form>
     ${problem && html`<p role="alert" class="problem">${problem}</p>`}
     ${result && !running && html`<${Shown} result=${result} run=${run} isChart=${isChart} base=${base} sql=${sql}
-      onShow=${(/** @type {string|null} */ show) => go(`/ask${queryOf({ run, sql, show })}`)} />`}
+      onShow=${(/** @type {string|null} */ show) => go(`/query${queryOf({ run, sql, show })}`)} />`}
   </main>`;
 }
 
