@@ -11,6 +11,7 @@ import typer
 from fossilray.cli.chart import ConfidenceOption, LeaveOutOption, RankOption
 from fossilray.cli.classify import NotFossilsOption
 from fossilray.cli.options import (
+    AUDIT_HELP,
     LIMIT_HELP,
     ConfigOption,
     JsonOption,
@@ -132,7 +133,7 @@ def draw_sample(
 
 def report_wrong(
     run: RunArgument,
-    audit: Annotated[Path, typer.Option("--audit", help="Folder of an audit, from `fossilray audit draw`.")],
+    audit: Annotated[Path, typer.Option("--audit", help=AUDIT_HELP)],
     labels: Annotated[
         Path,
         typer.Option("--labels", help="Labelled crops of the audit: a label set, imported from its folder."),

@@ -228,6 +228,7 @@ UncertainOption = Annotated[
     ),
 ]
 RANK_HELP = "Rank of the taxa."
+AUDIT_HELP = "Folder of an audit, from `fossilray audit draw`."
 LIMIT_HELP = "Maximum number of objects."
 SLIDES_HELP = "Number of slides."
 SlidesCountOption = Annotated[int, typer.Option("--slides", min=1, help=SLIDES_HELP)]

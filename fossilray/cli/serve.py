@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fossilray.cli.options import (
+    AUDIT_HELP,
     BackboneOption,
     ConfigOption,
     NamingHeadOption,
@@ -38,6 +39,7 @@ def serve(
     head: NamingHeadOption = None,
     index: SearchedIndexOption = None,
     backbone: BackboneOption = "bundled",
+    audit: Annotated[Path | None, typer.Option("--audit", help=AUDIT_HELP)] = None,
     slides: SlideFolderOption = None,
     annotator: Annotated[
         str | None,
@@ -70,7 +72,10 @@ def serve(
         raise UsageError(
             f"serving pages needs {error.name}, which is not installed: pip install 'fossilray[serve]'"
         ) from None
+    from fossilray.labels.audit.audit_record import read_audit
 
+    if audit is not None and labels is None:
+        raise UsageError("--audit serves objects to be labelled; give --labels FOLDER for their labels")
     with working("runs"):
         stores = [open_store(run, config, set_) for run in runs]
     serve_runs(
@@ -81,6 +86,7 @@ def serve(
         folder=slides,
         labels=labels,
         predictions=predictions,
+        audit=None if audit is None else read_audit(audit),
         annotators_file=annotators,
         allowed_hosts=tuple(allow_host or ()),
         identification=IdentificationSettings(

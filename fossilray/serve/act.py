@@ -116,6 +116,8 @@ class RecordedAct(BaseModel):
     run: str
     """URL of the run."""
     run_digest: str
+    chosen_by: str = ""
+    """How the object was chosen to be labelled, as of a label."""
 
     @staticmethod
     def of(act: Act, label: Label, *, run: str) -> RecordedAct:
@@ -133,6 +135,7 @@ class RecordedAct(BaseModel):
             at=label.at,
             run=run,
             run_digest=label.run_digest,
+            chosen_by=label.chosen_by,
         )
 
     def label(self) -> Label:
@@ -149,4 +152,5 @@ class RecordedAct(BaseModel):
             self.at,
             self.run_digest,
             is_withdrawn=self.withdrawn,
+            chosen_by=self.chosen_by,
         )

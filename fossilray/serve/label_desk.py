@@ -42,10 +42,20 @@ class ActOutcome:
 
 
 class LabelDesk:
-    """Takes acts on the objects of one run, and turns them into rounds of a label set."""
+    """Takes acts on the objects of one run, and turns them into rounds of a label set.
 
-    def __init__(self, store: RunStore, folder: Path, *, box_of: BoxOf) -> None:
-        self._store, self._box_of = store, box_of
+    chosen_by: the mark of labels of these objects, by slide_id and object_id: they were drawn for an audit.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        folder: Path,
+        *,
+        box_of: BoxOf,
+        chosen_by: Mapping[tuple[str, int], str] | None = None,
+    ) -> None:
+        self._store, self._box_of, self._chosen_by = store, box_of, chosen_by or {}
         self._set = LabelSet.open_or_create(folder)
         self._journal = ActJournal(folder)
         self._guard, self._committing = threading.Lock(), threading.Lock()
@@ -221,6 +231,9 @@ class LabelDesk:
             slide.scan,
             utc_now(),
             self._run_digest,
+            chosen_by=self._chosen_by.get((act.slide_id, act.object_id), "")
+            if act.object_id is not None
+            else "",
         )
         if act.states is not None:
             return label

@@ -40,6 +40,14 @@ class WellMessage(BaseModel):
     base_m: float | None
 
 
+class AuditMessage(BaseModel):
+    """An audit that is to be labelled."""
+
+    id: str
+    objects: int
+    labelled: int
+
+
 class RunMessage(BaseModel):
     """A run at a glance."""
 
@@ -58,6 +66,7 @@ class RunMessage(BaseModel):
     held_objects: int | None
     """Objects that the grid chooses from, where it is not all; None: all."""
     held_slides: int | None
+    audit: AuditMessage | None
 
 
 class SlideMessage(BaseModel):

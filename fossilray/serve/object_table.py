@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,16 +120,23 @@ class ObjectTable:
 
 
 def read_object_table(
-    store: RunStore, predictions: DerivedListing | None, *, most: int = MOST_HELD, seed: int = 0
+    store: RunStore,
+    predictions: DerivedListing | None,
+    *,
+    most: int = MOST_HELD,
+    always_held: Collection[str] = (),
+    seed: int = 0,
 ) -> ObjectTable:
     """Read the objects of a run; of one with more than `most`, those of slides drawn at random.
+
+    always_held: slide_ids of slides that are among them, even if they have more.
 
     Raises:
         StoreError: the run cannot be read.
     """
     summaries = store.summaries_table()
     counts = dict(zip(summaries["slide_id"].to_pylist(), summaries["objects"].to_pylist(), strict=True))
-    held = _draw_slides(counts, most=most, seed=seed)
+    held = _draw_slides(counts, most=most, first=always_held, seed=seed)
     files = store.committed_files()
     con = connect(store)
     chosen = {slide_id: files[slide_id] for slide_id in held if slide_id in files}
@@ -163,14 +170,16 @@ def read_object_table(
     )
 
 
-def _draw_slides(counts: dict[str, int], *, most: int, seed: int) -> list[str]:
-    """Return all slides, or slides in random order until they hold `most` objects; one at least."""
+def _draw_slides(counts: dict[str, int], *, most: int, first: Collection[str], seed: int) -> list[str]:
+    """Return all slides, or these first and others in random order until they hold `most` objects; one at least."""
     slides = sorted(counts)
     if sum(counts.values()) <= most:
         return slides
-    drawn: list[str] = []
-    objects = 0
+    drawn = [slide_id for slide_id in slides if slide_id in first]
+    objects = sum(counts[slide_id] for slide_id in drawn)
     for position in np.random.default_rng(seed).permutation(len(slides)).tolist():
+        if slides[position] in first:
+            continue
         objects += counts[slides[position]]
         if drawn and objects > most:
             break

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from fossilray.core.records import SlideSummary
 from fossilray.labels.label import MISSED
-from fossilray.serve.messages import RunMessage, SlideMessage, SlideViewMessage, WellMessage
+from fossilray.serve.messages import AuditMessage, RunMessage, SlideMessage, SlideViewMessage, WellMessage
 from fossilray.serve.served_run import ServedRun
 from fossilray.serve.slide_tiles import TILE_PX, pyramid_of
 from fossilray.store.run.slide_states import read_states
@@ -34,6 +34,13 @@ def summarise_run(served: ServedRun) -> RunMessage:
         conflicts=0 if desk is None else len(desk.conflicts()),
         held_objects=None if is_whole else len(table),
         held_slides=None if is_whole else len(table.slides),
+        audit=None
+        if served.audit is None
+        else AuditMessage(
+            id=served.audit.record.id,
+            objects=len(served.audit.objects),
+            labelled=served.audited_and_labelled(),
+        ),
     )
 
 

@@ -36,7 +36,7 @@ from fossilray.serve.messages import (
 from fossilray.serve.object_table import Order
 from fossilray.serve.overview import list_slides, summarise_run, summarise_slide
 from fossilray.serve.request_parts import Run, Who
-from fossilray.serve.served_run import GridQuery, ServedRun
+from fossilray.serve.served_run import GridQuery, Queue, ServedRun
 from fossilray.serve.well_chart import ChartQuery
 
 router = APIRouter(prefix="/api")
@@ -145,21 +145,26 @@ def grid(
     most: Annotated[float, Query(ge=0, le=1)] = 1.0,
     order: Order = "slide",
     seed: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    queue: Queue = "all",
     first: Annotated[int, Query(ge=0)] = 0,
     count: Annotated[int, Query(ge=1, le=500)] = 200,
 ) -> GridMessage:
-    """A page of the objects that meet the conditions; several taxa or slides: any of them."""
+    """A page of the objects that meet the conditions; several taxa or slides: any of them.
+
+    In the queue of an audit no predictions are shown.
+    """
     taxa, slides = (None if given is None else tuple(given) for given in (taxon, slide))
-    rows = served.grid(GridQuery(status, taxa, label, slides, well, least, most, order, seed))
+    rows = served.grid(GridQuery(status, taxa, label, slides, well, least, most, order, seed, queue))
     page = rows[first : first + count]
-    return GridMessage(total=len(rows), crops=[_crop(served, row) for row in page.tolist()])
+    return GridMessage(total=len(rows), crops=[_crop(served, row, queue) for row in page.tolist()])
 
 
-def _crop(served: ServedRun, row: int) -> CropMessage:
+def _crop(served: ServedRun, row: int, queue: Queue) -> CropMessage:
     table = served.objects
     slide_id, object_id = table.slides[table.slide[row]], int(table.object_id[row])
     labels = served.labels_of(slide_id, object_id)
     taxon, confidence = int(table.taxon[row]), float(table.confidence[row])
+    is_hidden = queue == "audit"
     x_min, y_min, x_max, y_max = table.boxes[row].tolist()
     width_um, height_um = np.round(table.size_um[row], 1).tolist()
     return CropMessage(
@@ -169,20 +174,22 @@ def _crop(served: ServedRun, row: int) -> CropMessage:
         box=(x_min, y_min, x_max, y_max),
         width_um=width_um,
         height_um=height_um,
-        taxon=table.taxa[taxon] if taxon >= 0 else None,
-        confidence=_known(confidence),
+        taxon=table.taxa[taxon] if taxon >= 0 and not is_hidden else None,
+        confidence=None if is_hidden else _known(confidence),
         label=LabelMessage.of(labels[-1]) if labels else None,
         conflict=len(labels) > 1 and agree([label.occurrence for label in labels], Naming()).is_conflict,
     )
 
 
 @router.get("/runs/{run}/objects/{slide_id}/{object_id}")
-def one_object(served: Run, slide_id: str, object_id: int) -> ObjectMessage:
-    """All columns of an object, its prediction and the label of each annotator."""
+def one_object(served: Run, slide_id: str, object_id: int, queue: Queue = "all") -> ObjectMessage:
+    """All columns of an object, its prediction but in the queue of an audit, and the label of each annotator."""
     summary = served.slide(slide_id)
     columns = served.describe(slide_id, object_id)
     if columns is None:
         raise HTTPException(404, f"{slide_id} has no object {object_id}")
+    if queue == "audit":
+        columns = {name: value for name, value in columns.items() if not name.startswith("genus")}
     return ObjectMessage(
         columns=columns,
         well=summary.well,

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fossilray.analysis.specimens.slide_files import AvailableFiles
 from fossilray.core.errors import UsageError
 from fossilray.core.records import SlideSummary
+from fossilray.labels.audit.audit_record import Audit
 from fossilray.labels.label import MISSED, Box, Label, ObjectKey
 from fossilray.serve.label_desk import LabelDesk
 from fossilray.serve.object_table import ObjectTable, Order, read_object_table
@@ -26,6 +27,8 @@ from fossilray.store.query.connection import connect, create_objects_view, query
 from fossilray.store.query.views import quote
 from fossilray.store.run.layout import arrays_path
 from fossilray_jpeg import encode_jpeg
+
+Queue = Literal["all", "audit"]
 
 _CROP_QUALITY = 92
 _MARGIN = 1.5
@@ -50,13 +53,16 @@ class GridQuery:
     most: float = 1.0
     order: Order = "slide"
     seed: int = 0
+    queue: Queue = "all"
+    """`audit`: the objects of the audit, in its random order and without conditions on predictions."""
 
 
 class ServedRun:
     """One run that is served; its objects are read at the first use.
 
     folder: where the slides lie now; None: where the run was made. labels: folder of the label set that acts go to;
-    None: the pages label nothing. predictions: a name; None: the newest.
+    None: the pages label nothing. predictions: a name; None: the newest. audit: an audit of this run, whose objects
+    are a queue of their own.
     """
 
     def __init__(
@@ -67,8 +73,9 @@ class ServedRun:
         folder: Path | None = None,
         labels: Path | None = None,
         predictions: str | None = None,
+        audit: Audit | None = None,
     ) -> None:
-        self.key, self.store = key, store
+        self.key, self.store, self.audit = key, store, audit
         self.summaries: dict[str, SlideSummary] = {row.slide_id: row for row in store.summaries()}
         self.predictions: DerivedListing | None = current_predictions(
             store, predictions, self.summaries.values()
@@ -76,12 +83,24 @@ class ServedRun:
         self.tiles = SlideTiles(AvailableFiles(folder))
         self._reading = threading.Lock()
         self._labelled: tuple[int, NDArray[np.bool_]] | None = None
-        self.desk = None if labels is None else LabelDesk(store, labels, box_of=self.box_of)
+        self.desk = (
+            None
+            if labels is None
+            else LabelDesk(
+                store,
+                labels,
+                box_of=self.box_of,
+                chosen_by={} if audit is None else dict.fromkeys(audit.objects, audit.record.chosen_by),
+            )
+        )
         self.charts = WellCharts(store, self.desk, self.predictions)
 
     @cached_property
     def _table(self) -> ObjectTable:
-        return read_object_table(self.store, self.predictions)
+        audited = () if self.audit is None else self.audit.objects
+        return read_object_table(
+            self.store, self.predictions, always_held={slide_id for slide_id, _ in audited}
+        )
 
     @property
     def objects(self) -> ObjectTable:
@@ -164,13 +183,34 @@ class ServedRun:
         return encode_jpeg(pixels, quality=_CROP_QUALITY), region
 
     def grid(self, query: GridQuery) -> NDArray[np.int64]:
-        """Return the rows of the objects that a grid shows, in its order."""
+        """Return the rows of the objects that a grid shows, in its order.
+
+        Raises:
+            UsageError: the queue is that of an audit, and there is none, or a condition would show its predictions.
+        """
         table = self.objects
         slides = self._slides_of(query)
+        if query.queue == "audit":
+            if query.taxa is not None or (query.least, query.most) != (0.0, 1.0):
+                raise UsageError("an audit hides the predictions; remove the conditions on them")
+            drawn = self._audited_rows
+            return drawn[np.isin(drawn, table.choose(slides=slides, among=self._among(query)))]
         rows = table.choose(
             slides=slides, taxa=query.taxa, confidence=(query.least, query.most), among=self._among(query)
         )
         return table.sort(rows, query.order, seed=query.seed)
+
+    @cached_property
+    def _audited_rows(self) -> NDArray[np.int64]:
+        """Rows of the objects of the audit, in its order."""
+        if self.audit is None:
+            raise UsageError("no audit is served; start `fossilray serve` with --audit FOLDER")
+        rows = [self.objects.row_of(*key) for key in self.audit.objects]
+        return np.array([row for row in rows if row is not None], np.int64)
+
+    def audited_and_labelled(self) -> int:
+        """Return how many objects of the audit have a label."""
+        return int(self._labelled_mask()[self._audited_rows].sum()) if self.desk is not None else 0
 
     def labels_of(self, slide_id: str, object_id: int) -> tuple[Label, ...]:
         """Return the current labels of an object, the newest last."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fossilray.core.errors import UsageError
+from fossilray.labels.audit.audit_record import Audit
+from fossilray.labels.audit.audited_run import refuse_other_objects
 from fossilray.serve.access import LOOPBACK
 from fossilray.serve.annotators import Annotators, read_annotators
 from fossilray.serve.application import COMMIT_EVERY_S, build_application
@@ -25,6 +27,7 @@ def serve_runs(
     folder: Path | None = None,
     labels: Path | None = None,
     predictions: str | None = None,
+    audit: Audit | None = None,
     annotators_file: Path | None = None,
     allowed_hosts: Sequence[str] = (),
     commit_every_s: float = COMMIT_EVERY_S,
@@ -36,13 +39,15 @@ def serve_runs(
     Args:
         name: under which the only user of a laptop labels.
         folder: where the slides lie now; None: where the runs were made.
+        audit: an audit of one of the runs, whose objects are a queue to label.
         annotators_file: table of name, token and role; needed beyond loopback.
         commit_every_s: seconds after which acts become a round.
         identification: how uploaded images are identified; None: without a head.
         ready: is called with the address before the first request.
 
     Raises:
-        UsageError: an address beyond loopback without annotators, or one that is taken; a head of another backbone.
+        UsageError: an address beyond loopback without annotators, or one that is taken; a head of another backbone;
+            an audit of no run.
     """
     import uvicorn
 
@@ -54,8 +59,16 @@ def serve_runs(
         )
     annotators = Annotators.one(name) if annotators_file is None else read_annotators(annotators_file)
     hosts = {*LOOPBACK, *allowed_hosts, *(() if host in ("0.0.0.0", "::") else (host,))}
+    audited = None if audit is None else _audited_run(audit, stores)
     runs = [
-        ServedRun(key, store, folder=folder, labels=labels, predictions=predictions)
+        ServedRun(
+            key,
+            store,
+            folder=folder,
+            labels=labels,
+            predictions=predictions,
+            audit=audit if store is audited else None,
+        )
         for key, store in zip(_keys(stores), stores, strict=True)
     ]
     application = build_application(
@@ -80,6 +93,17 @@ def serve_runs(
     listening.listen()  # so that a request that comes before the server runs waits
     ready(f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{listening.getsockname()[1]}/")
     server.run(sockets=[listening])
+
+
+def _audited_run(audit: Audit, stores: Sequence[RunStore]) -> RunStore:
+    """Return the run that an audit was drawn from.
+
+    Raises:
+        UsageError: it is none of these, or does not hold the drawn objects any more.
+    """
+    store = next((store for store in stores if store.read_run().digest == audit.record.run_digest), stores[0])
+    refuse_other_objects(audit, store)
+    return store
 
 
 def _is_loopback(host: str) -> bool:

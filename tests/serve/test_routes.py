@@ -19,6 +19,9 @@ from support.served import an_act, client_of, send
 from support.small_run import HOSTILE_WELL, WELL, write_small_run
 
 from fossilray.analysis.stratigraphy.chart import ChartOptions, compute_chart
+from fossilray.labels.audit.audit_record import read_audit
+from fossilray.labels.audit.draw import draw_audit
+from fossilray.labels.audit.population import AuditRequest
 from fossilray.labels.determinations import read_determinations
 from fossilray.labels.label_set import LabelSet
 from fossilray.serve import application
@@ -309,3 +312,28 @@ def test_every_page_is_one_document_and_the_api_describes_itself(client: TestCli
         assert "/static/app.js" in client.get(path).text
     paths = client.get("/api/openapi.json").json()["paths"]
     assert {"/api/session", "/api/runs/{run}/acts", "/api/runs/{run}/objects"} <= paths.keys()
+
+
+def test_an_audit_is_a_queue_in_random_order_without_predictions_and_its_labels_are_marked(
+    run: RunStore, labels: Path, tmp_path: Path
+) -> None:
+    draw_audit(run, tmp_path / "audit", AuditRequest(), count=12)
+    audit = read_audit(tmp_path / "audit")
+    with client_of(run, labels=labels, audit=audit) as client:
+        page = get(client, "/runs/run/objects", queue="audit")
+        assert [(crop["slide_id"], crop["object_id"]) for crop in page["crops"]] == list(audit.objects)
+        assert {(crop["taxon"], crop["confidence"]) for crop in page["crops"]} == {(None, None)}
+        slide_id, object_id = audit.objects[0]
+        shown = get(client, f"/runs/run/objects/{slide_id}/{object_id}", queue="audit")
+        assert not [name for name in shown["columns"] if name.startswith("genus")]
+        assert client.get("/api/runs/run/objects?queue=audit&taxon=Alnus").status_code == 404
+        other = next(key for key in ((slide_id, number) for number in range(99)) if key not in audit.objects)
+        send(client, an_act(run, slide_id, object_id, "Alnus"), an_act(run, *other, "Alnus"))
+        progress = {"id": audit.record.id, "objects": len(audit.objects), "labelled": 1}
+        assert get(client, "/runs/run")["audit"] == progress
+        left = get(client, "/runs/run/objects", queue="audit", status="unlabelled")
+        assert [(crop["slide_id"], crop["object_id"]) for crop in left["crops"]] == list(audit.objects[1:])
+    marks = {label.key[:2]: label.chosen_by for label in LabelSet.open(labels).labels_of_round(1)}
+    assert marks == {audit.objects[0]: audit.record.chosen_by, other: ""}
+    with client_of(run) as client:
+        assert client.get("/api/runs/run/objects?queue=audit").status_code == 404

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
+from fossilray.labels.audit.audit_record import Audit
 from fossilray.serve.access import LOOPBACK
 from fossilray.serve.annotators import Annotators
 from fossilray.serve.application import build_application
@@ -23,10 +24,11 @@ def client_of(
     *,
     labels: Path | None = None,
     annotators: Annotators | None = None,
+    audit: Audit | None = None,
     identification: IdentificationSettings | None = None,
 ) -> TestClient:
     """A client of an application that serves one run as `run`; use it as a context manager."""
-    served = ServedRun("run", store, labels=labels)
+    served = ServedRun("run", store, labels=labels, audit=audit)
     application = build_application(
         [served], annotators or Annotators.one("ada"), hosts=LOOPBACK, identification=identification
     )

@@ -20,13 +20,14 @@ from fossilray.analysis.audit.estimates import (
     unseen_bound,
     wrong_calls,
 )
-from fossilray.analysis.audit.outcomes import OPEN_KINDS, outcomes_of, reached_draws, refuse_other_objects
+from fossilray.analysis.audit.outcomes import OPEN_KINDS, outcomes_of, reached_draws
 from fossilray.analysis.stratigraphy.intervals import LEVEL
 from fossilray.core.atomic_files import make_folder, write_atomically
 from fossilray.core.config.choices import TaxonRank
 from fossilray.core.errors import UsageError
 from fossilray.core.text import counted, format_percent
 from fossilray.labels.audit.audit_record import Audit, AuditRecord
+from fossilray.labels.audit.audited_run import refuse_other_objects
 from fossilray.labels.determinations import Determinations
 from fossilray.labels.taxonomy import Taxonomy
 from fossilray.render.tables import encode_table

@@ -62,6 +62,7 @@ function Run({ run }) {
 /** @param {any} summary @param {string} label */
 function next(summary, label) {
   if (!summary.labels) return html`Nothing can be labelled: start <code>fossilray serve</code> with <code>--labels FOLDER</code>. You can look at <a href=${label}>all crops</a> and at every slide below.`;
+  if (summary.audit && summary.audit.labelled < summary.audit.objects) return html`Label <a href=${`${label}&queue=audit`}>the audit</a>: ${number.format(summary.audit.labelled)} of ${number.format(summary.audit.objects)} objects of a random sample are labelled.`;
   if (summary.conflicts) return html`Resolve <a href=${`${label}&status=conflict`}>${summary.conflicts} conflicts</a>: annotators gave these objects different names.`;
   if (!summary.labelled) return html`Begin to <a href=${`${label}&status=unlabelled&order=random`}>name crops drawn at random</a>.`;
   if (summary.predictions) return html`Review <a href=${`${label}&status=unlabelled&order=least-confident`}>what the classifier is least sure of</a>.`;

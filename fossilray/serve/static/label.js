@@ -14,13 +14,14 @@ const PAGE = 200;
 const KIND_KEYS = { w: "wood", c: "cuticle", a: "amorphous matter", m: "mineral", b: "bubble", d: "dirt", s: "several objects", p: "part of an object", n: "no object" };
 const number = new Intl.NumberFormat("en");
 const SEVERAL = ["taxon", "slide"];
-const FIELDS = ["status", "taxon", "label", "slide", "well", "least", "most", "order", "seed", "first"];
+const FIELDS = ["status", "taxon", "label", "slide", "well", "least", "most", "order", "seed", "queue", "first"];
 
 /** @param {{run: string, values: URLSearchParams, session: import("./api.js").Session}} props */
 export function LabelPage({ run, values, session }) {
   const base = `/runs/${encodeURIComponent(run)}`;
   const query = /** @type {Record<string, any>} */ (Object.fromEntries(FIELDS.map((name) => [name, SEVERAL.includes(name) && values.getAll(name).length > 1 ? values.getAll(name) : values.get(name)])));
   const first = Number(query.first ?? 0);
+  const isAudit = query.queue === "audit"; // whose predictions are hidden
   const [crops, setCrops] = useState(/** @type {Crop[]} */ ([]));
   const [total, setTotal] = useState(/** @type {number|null} */ (null));
   const [summary, setSummary] = useState(/** @type {any} */ (null));
@@ -38,12 +39,19 @@ export function LabelPage({ run, values, session }) {
     go(`/label${queryOf({ run, ...query, first: null, ...more })}`);
   }, [values]);
   const readTaxa = useCallback(() => get(`${base}/taxa`).then(setTaxa, (error) => setProblem(error.message)), [base]);
+  const readSummary = useCallback(() => get(base).then(setSummary, (error) => setProblem(error.message)), [base]);
 
-  useEffect(() => { get(base).then(setSummary, (error) => setProblem(error.message)); void readTaxa(); }, [base]);
+  useEffect(() => { void readSummary(); void readTaxa(); }, [base]);
   useEffect(() => {
     const abort = new AbortController();
     get(`${base}/objects${queryOf({ ...query, count: PAGE })}`, abort.signal).then(
-      (page) => { setCrops(page.crops); setTotal(page.total); setAt(0); setChosen(new Set()); setProblem(""); },
+      (page) => {
+        setCrops(page.crops);
+        setTotal(page.total);
+        setAt(isAudit ? Math.max(page.crops.findIndex((/** @type {Crop} */ crop) => !crop.label), 0) : 0);
+        setChosen(new Set());
+        setProblem("");
+      },
       (error) => { if (error.name !== "AbortError") setProblem(error.message); },
     );
     return () => abort.abort();
@@ -85,7 +93,7 @@ export function LabelPage({ run, values, session }) {
     scheduleTaxa();
   }
   const timer = useRef(0);
-  const scheduleTaxa = () => { clearTimeout(timer.current); timer.current = setTimeout(readTaxa, 800); };
+  const scheduleTaxa = () => { clearTimeout(timer.current); timer.current = setTimeout(() => { void readTaxa(); if (isAudit) void readSummary(); }, 800); };
 
   const mine = (/** @type {Crop} */ crop) => (crop.label?.who === session.name ? crop.label.states : null);
   const current = (/** @type {Crop} */ crop) => crop.label?.states ?? (crop.taxon ? statesOf(crop.taxon) : null);
@@ -140,7 +148,7 @@ export function LabelPage({ run, values, session }) {
     else if (key === "?") void alter((states) => ({ ...states, name: states.name.endsWith("?") ? states.name.replace(/\s*\?$/, "") : states.name && `${states.name} ?` }));
     else if (key === "d") void alter((states) => ({ ...states, unsure: !states.unsure }));
     else if (key === "r") void alter((states) => ({ ...states, situation: states.situation === "reworked" ? null : "reworked" }));
-    else if (key === "v") { if (crops[at]) go(`/slide/${encodeURIComponent(run)}/${encodeURIComponent(crops[at].slide_id)}?object=${crops[at].object_id}`); }
+    else if (key === "v") { if (crops[at] && !isAudit) go(`/slide/${encodeURIComponent(run)}/${encodeURIComponent(crops[at].slide_id)}?object=${crops[at].object_id}`); }
     else if (key === "n") turn(1);
     else if (key === "f") turn(-1);
     else if (/^\p{L}$/u.test(key) && mayLabel) picker.current?.open(); // which takes the letter
@@ -156,11 +164,12 @@ export function LabelPage({ run, values, session }) {
   const names = taxa.map((one) => one.name).filter((name) => !KINDS.includes(name));
   const focus = crops[at];
   return html`<main class="label">
-    <${Names} taxa=${taxa} query=${query} change=${change} />
+    <${Names} taxa=${taxa} query=${query} change=${change} isAudit=${isAudit} />
     <section class="middle">
       <div class="conditions" role="toolbar" aria-label="Which crops">
         <${Choice} name="Show" value=${query.status ?? "all"} options=${[["all", "all objects"], ["unlabelled", "not labelled"], ["labelled", "labelled"], ["unsure", "unsure"], ["conflict", "in conflict"]]} onChange=${(/** @type {string} */ v) => change({ status: v === "all" ? null : v })} />
-        <${Choice} name="Order" value=${query.order ?? "slide"} options=${[["slide", "by slide"], ["random", "random"], ["least-confident", "least confident first"], ["most-confident", "most confident first"], ["largest", "largest first"], ["smallest", "smallest first"]]} onChange=${(/** @type {string} */ v) => change({ order: v === "slide" ? null : v })} />
+        ${summary?.audit && html`<${Choice} name="Queue" value=${query.queue ?? "all"} options=${[["all", "all objects"], ["audit", "audit"]]} onChange=${(/** @type {string} */ v) => change({ queue: v === "all" ? null : v, taxon: null, least: null, most: null, order: null })} />`}
+        ${isAudit ? summary?.audit && html`<${Progress} ...${summary.audit} />` : html`<${Choice} name="Order" value=${query.order ?? "slide"} options=${[["slide", "by slide"], ["random", "random"], ["least-confident", "least confident first"], ["most-confident", "most confident first"], ["largest", "largest first"], ["smallest", "smallest first"]]} onChange=${(/** @type {string} */ v) => change({ order: v === "slide" ? null : v })} />`}
         ${summary && summary.wells.length > 1 && html`<${Choice} name="Well" value=${query.well ?? ""} options=${[["", "all"], ...summary.wells.map((/** @type {any} */ w) => [w.well, w.well || "no well"])]} onChange=${(/** @type {string} */ v) => change({ well: v || null })} />`}
         <label>Size <input type="range" min="56" max="240" value=${side} onInput=${(/** @type {any} */ e) => setSide(Number(e.target.value))} /></label>
         ${["taxon", "label", "slide", "well"].filter((name) => query[name] !== null).map((name) => html`<button class="chip" onClick=${() => change({ [name]: null })} aria-label=${`Remove the condition ${name}`}>${chip(name, query[name] ?? "")} ✕</button>`)}
@@ -183,24 +192,29 @@ export function LabelPage({ run, values, session }) {
       <div class="foot">
         ${waitsForKind ? html`<span class="prompt">Not a fossil: ${Object.entries(KIND_KEYS).map(([key, kind]) => html`<kbd>${key}</kbd> ${kind} `)}</span>`
           : html`<span>${chosen.size ? `${chosen.size} selected` : ""}</span>${acts.lastNames().map((name, i) => html`<button class="chip" style=${{ borderColor: colourOf(name) }} disabled=${!mayLabel} onClick=${() => apply((crop) => acts.named(name, crop.label?.states ?? null))}><kbd>${i + 1}</kbd> ${name}</button>`)}
-          <span class="grow"></span><span class="hint">${mayLabel ? "type a name · Enter accepts the prediction · F1 keys" : "you look only"}</span>`}
+          <span class="grow"></span><span class="hint">${mayLabel ? isAudit ? "type a name · x no fossil · F1 keys" : "type a name · Enter accepts the prediction · F1 keys" : "you look only"}</span>`}
         <${Picker} handle=${picker} names=${names} onChoose=${(/** @type {string} */ name) => void apply((crop) => acts.named(name, crop.label?.states ?? null))} />
       </div>
     </section>
-    <aside class="right" aria-label="Selected object">${focus && html`<${Specimen} key=${`${focus.slide_id}/${focus.object_id}`} run=${run} crop=${focus} />`}</aside>
+    <aside class="right" aria-label="Selected object">${focus && html`<${Specimen} key=${`${focus.slide_id}/${focus.object_id}`} run=${run} crop=${focus} queue=${query.queue} />`}</aside>
   </main>`;
 }
 
-/** @param {{taxa: import("./api.js").Taxon[], query: Record<string, string|null>, change: (more: Record<string, string|null>) => void}} props */
-function Names({ taxa, query, change }) {
+/** @param {{taxa: import("./api.js").Taxon[], query: Record<string, string|null>, change: (more: Record<string, string|null>) => void, isAudit: boolean}} props */
+function Names({ taxa, query, change, isAudit }) {
   return html`<aside class="left" aria-label="Names">
-    <table><thead><tr><th>Name</th><th class="n" title="Labelled objects">labels</th><th class="n" title="Predicted objects">pred.</th></tr></thead>
-    <tbody>${taxa.map((one) => html`<tr key=${one.name}>
+    <table><thead><tr><th>Name</th><th class="n" title="Labelled objects">labels</th>${!isAudit && html`<th class="n" title="Predicted objects">pred.</th>`}</tr></thead>
+    <tbody>${taxa.filter((one) => !isAudit || one.labelled).map((one) => html`<tr key=${one.name}>
       <td title=${one.name}><span class="dot" style=${{ background: colourOf(one.name) }}></span>${one.name}</td>
       <td class="n">${one.labelled ? html`<button class="plain" aria-pressed=${query.label === one.name} onClick=${() => change({ label: one.name, taxon: null, status: null })}>${number.format(one.labelled)}${one.doubtful ? html`<sup title=${`${one.doubtful} doubtful`}>${one.doubtful}?</sup>` : ""}</button>` : ""}</td>
-      <td class="n">${one.predicted ? html`<button class="plain" aria-pressed=${query.taxon === one.name} onClick=${() => change({ taxon: one.name, label: null })}>${number.format(one.predicted)}</button>` : ""}</td></tr>`)}</tbody></table>
+      ${!isAudit && html`<td class="n">${one.predicted ? html`<button class="plain" aria-pressed=${query.taxon === one.name} onClick=${() => change({ taxon: one.name, label: null })}>${number.format(one.predicted)}</button>` : ""}</td>`}</tr>`)}</tbody></table>
     ${!taxa.length && html`<p class="note">No name yet. Type one on a crop.</p>`}
   </aside>`;
+}
+
+/** @param {{id: string, objects: number, labelled: number}} props */
+function Progress({ id, objects, labelled }) {
+  return html`<label class="progress" title=${`Audit ${id}: a random sample in random order, without predictions`}><progress value=${labelled} max=${objects}></progress> ${number.format(labelled)} of ${number.format(objects)} labelled, predictions hidden</label>`;
 }
 
 /** @param {{crop: Crop, run: string, side: number, isAt: boolean, isChosen: boolean, onPick: (event: MouseEvent) => void}} props */
