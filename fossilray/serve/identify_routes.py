@@ -19,6 +19,13 @@ identify_router = APIRouter(prefix="/api/identify")
 
 MOST_UPLOAD_BYTES = 64 * 2**20
 _KEPT = {"cache-control": "private, max-age=86400, immutable"}
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+"""The body, which is read as it comes, for the description of the API."""
 
 
 def _desk(request: Request) -> IdentificationDesk:
@@ -43,7 +50,7 @@ def identifier(desk: Desk) -> IdentifierMessage:
     )
 
 
-@identify_router.post("")
+@identify_router.post("", openapi_extra=_UPLOAD)
 async def identify_image(
     request: Request,
     desk: Desk,

@@ -260,7 +260,13 @@ def test_transparent_16_bit_and_webp_images_are_read(tmp_path: Path) -> None:
     ("name", "content", "error", "words"),
     [
         ("bomb.png", bomb(), TooLarge, "60000 x 60000 px"),
-        ("text.jpg", b"no image", UsageError, "not in a known image format"),
+        ("text.jpg", b"no image", UsageError, "none of the formats"),
+        (
+            "run.eps",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n",
+            UsageError,
+            "none of the formats",
+        ),
         ("cut.jpg", b"\xff\xd8\xff\xe0", FossilrayError, "cut.jpg"),
         ("slide.mrxs", b"\xff\xd8\xff\xe0", UsageError, "fossilray process"),
         ("empty.png", b"", UsageError, "empty.png"),

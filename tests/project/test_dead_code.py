@@ -50,7 +50,7 @@ def test_nothing_is_defined_that_nothing_uses() -> None:
             "@*.command",
             "@*.callback",
             "@router.*",
-            "@identify_router.*",
+            "@*_router.*",
         ],
     )
     vulture.scavenge([str(ROOT / name) for name in ("fossilray", "pipelines", "benchmarks")])

@@ -130,7 +130,7 @@ def test_an_image_is_pasted_or_dropped_and_a_bad_one_is_refused_in_words(page: P
         assert hostile in page.inner_text(".summary b")
         page.evaluate(SEND, [event, base64.b64encode(b"no image").decode(), "bad.png"])
         page.wait_for_selector(".problem:has-text('bad.png')")
-        assert "not in a known image format" in page.inner_text(".problem")
+        assert "none of the formats" in page.inner_text(".problem")
 
 
 SEND = """([kind, content, name]) => {

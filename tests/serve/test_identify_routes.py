@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from support.drawn_photographs import NOVEL, bomb, draw_field, draw_mark
 from support.identified_marks import Marks, make_marks
+from support.indexed_runs import index_runs
 from support.served import an_act, client_of, send
 from support.small_run import write_small_run
 
@@ -115,7 +116,8 @@ def test_hostile_uploads_are_refused_in_words(client: TestClient) -> None:
     whole = png(draw_mark("ring", np.random.default_rng(5)))
     for content, status, words in (
         (b"", 422, "no image"),
-        (b"<svg onload=alert(1)>", 422, "not in a known image format"),
+        (b"<svg onload=alert(1)>", 422, "none of the formats"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", 422, "none of the formats"),
         (bomb(), 422, "60000 x 60000 px"),
         (whole[: len(whole) // 2], 422, "cannot be decoded"),
         (b"\xff\xd8\xff" + os.urandom(3000), 422, "cannot be decoded"),
@@ -167,6 +169,17 @@ def test_only_so_many_uploads_wait_and_are_kept(client: TestClient, monkeypatch:
     second = identify(client, whole)["id"]
     assert client.get(f"/api/identify/{first}/image.jpg").status_code == 404
     assert client.get(f"/api/identify/{second}/image.jpg").status_code == 200
+
+
+def test_an_index_is_searched_instead_of_the_run(marks: Marks, run: RunStore, tmp_path: Path) -> None:
+    index = index_runs([run.url], tmp_path / "index").url
+    settings = IdentificationSettings(head=marks.head, index=index)
+    with client_of(run, labels=tmp_path / "labels", identification=settings) as client:
+        send(client, an_act(run, "b", 36, "Triangulum"))
+        assert client.get("/api/identify").json()["scopes"][0].startswith("searched among 78 objects of")
+        (found,) = identify(client, png(draw_mark("triangle", np.random.default_rng(5))))["result"]["objects"]
+        assert [near["name"] for near in found["nearest_labelled"]] == ["Triangulum"]
+        assert len(found["nearest_unlabelled"]) == 24
 
 
 def test_runs_of_other_backbones_are_named_and_a_head_of_another_one_is_refused(

@@ -35,6 +35,7 @@ MOST_IMAGE_BYTES = 256 * 2**20
 LEAST_SIDE_PX = 16
 _SOURCES: dict[str, ResolutionSource] = {"slide": "file", "sidecar": "sidecar", "config": "given"}
 _ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", **dict.fromkeys(TIFF_STARTS, ".tif")}
+_START_BYTES = 16
 _SLIDE_SUFFIXES = (".mrxs", ".svs", ".ndpi", ".scn", ".vms", ".bif", ".czi", ".dcm")
 
 
@@ -124,6 +125,14 @@ def _read(path: Path, shown: str, mpp: float | None) -> Photograph:
 
 def _from_content(content: Path | bytes, shown: str, mpp: float | None) -> Photograph:
     role = FileRole(shown, "an image to identify", "give a JPEG, PNG, BMP, TIFF or WebP", UsageError)
+    if isinstance(content, bytes):
+        start = content[:_START_BYTES]
+    else:
+        with open_regular(content) as file:
+            start = file.read(_START_BYTES)
+    # Pillow knows formats that run other programs, such as EPS.
+    if not (_ending(start) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP")):
+        raise role.damaged("it is in none of the formats that are read")
     pixels = decode_image(content, role, most_px=LARGEST_ACCEPTED_TILE_PX)
     return Photograph(shown, pixels, mpp, None if mpp is None else "given")
 
@@ -153,7 +162,7 @@ def _from_field(
 def _check_mpp(mpp: float | None) -> None:
     why = None if mpp is None else why_no_mpp(mpp)
     if why is not None:
-        raise UsageError(f"--mpp {mpp:g} is {why}")
+        raise UsageError(f"{mpp:g} um per px cannot be right: it is {why}")
 
 
 def _checked(photograph: Photograph) -> Photograph:
