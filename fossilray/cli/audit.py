@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from fossilray.labels.audit.audit_record import AuditRecord
     from fossilray.labels.audit.draw import DrawnAudit
     from fossilray.labels.audit.population import KeptCalls
     from fossilray.store import RunStore
@@ -221,10 +222,6 @@ def _kept_calls(store: RunStore, predictions: str | None, wrong: float, novelty_
 
 
 def _print_drawn(drawn: DrawnAudit, out_dir: Path, bound: float | None) -> None:
-    from fossilray.analysis.audit.bounds import draws_needed, upper_bound
-    from fossilray.analysis.audit.report import format_high
-    from fossilray.analysis.stratigraphy.intervals import LEVEL
-
     record = drawn.record
     draws = sum(stratum.draws for stratum in record.strata)
     print_line(
@@ -240,20 +237,33 @@ def _print_drawn(drawn: DrawnAudit, out_dir: Path, bound: float | None) -> None:
     )
     if drawn.without_predictions:
         print_line(f"{drawn.without_predictions} slides without current predictions are not part of it")
-    tail = 1 - LEVEL
+    if draws == record.objects:
+        print_line("these are all, so their labels give shares without a sampling error")
+    else:
+        _print_planned(record, bound)
+    print_line(
+        f"sort the images of {out_dir}/crops into one folder per genus, or fill in the column genus of "
+        f"{out_dir}/audit.csv, in its order; then `fossilray labels import` and `fossilray audit report`"
+    )
+
+
+def _print_planned(record: AuditRecord, bound: float | None) -> None:
+    """Print what a sample can show, before it is labelled."""
+    from fossilray.analysis.audit.bounds import draws_needed, upper_bound
+    from fossilray.analysis.audit.report import format_high
+    from fossilray.analysis.stratigraphy.intervals import LEVEL
+
+    draws, tail = sum(stratum.draws for stratum in record.strata), 1 - LEVEL
     scale = max(stratum.objects / stratum.draws for stratum in record.strata) * draws / record.objects
     least = min(scale * upper_bound(0, draws, tail=tail), 1.0)
     print_line(
         f"if none of them is wrong, at most {format_high(least)} of all are, at {100 * LEVEL:g} % confidence"
     )
-    if bound is not None:
-        shown = ", ".join(
-            f"{number:,} if {format_percent(share)} are wrong"
-            for share in (0.0, bound / 4, bound / 2)
-            if (number := draws_needed(share, bound, tail=tail, scale=scale)) is not None
-        )
-        print_line(f"to show that at most {format_percent(bound)} are wrong, label {shown}")
-    print_line(
-        f"sort the images of {out_dir}/crops into one folder per genus, or fill in the column genus of "
-        f"{out_dir}/audit.csv, in its order; then `fossilray labels import` and `fossilray audit report`"
+    if bound is None:
+        return
+    shown = ", ".join(
+        f"{number:,} if {format_percent(share)} are wrong"
+        for share in (0.0, bound / 4, bound / 2)
+        if (number := draws_needed(share, bound, tail=tail, scale=scale)) is not None
     )
+    print_line(f"to show that at most {format_percent(bound)} are wrong, label {shown}")

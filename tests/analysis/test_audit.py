@@ -212,10 +212,11 @@ def test_kept_predictions_are_those_of_the_command_calls(run: RunStore, tmp_path
         )
     kept = run_command("calls", run.url, "--predictions", "calibrated", "--wrong", "0.05")
     out = tmp_path / "audit"
-    run_command(
+    output = run_command(
         *("audit", "draw", run.url, "--out", out, "--predictions", "calibrated", "--wrong", "0.05"),
         *("--limit", 1000),
     )
+    assert "these are all, so their labels give shares without a sampling error" in output
     audit = read_audit(out)
     assert f"{audit.record.objects} of them are of objects that are close to a label" in kept
     assert max(draw.object_id for draw in audit.draws) < 0.3 * OBJECTS

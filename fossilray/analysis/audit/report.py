@@ -225,6 +225,10 @@ def _describe_need(report: AuditReport, bound: float) -> str:
         return f"{stated} cannot be shown, because the estimated share is not below it"
     if report.draws_needed is None:
         return f"{stated} needs more draws than can be labelled, because the estimated share is close to it"
+    if report.draws_needed >= report.record.objects:
+        return (
+            f"{stated} needs labels of all {report.record.objects:,} objects, if as many are wrong as so far"
+        )
     return (
         f"{stated} needs about {counted(report.draws_needed, 'draw')}, if as many of them are wrong as so far; "
         "draw a new audit of that size"
