@@ -34,6 +34,20 @@ LeaveOutOption = Annotated[
     list[str] | None,
     typer.Option("--leave-out", help="Label, taxon or group not to count, e.g. debris; may be repeated."),
 ]
+MarineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--marine",
+        help="Taxon or group that is marine, e.g. dinocysts, for the marine share; may be repeated.",
+    ),
+]
+TerrestrialOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--terrestrial",
+        help="Taxon or group that is terrestrial, e.g. pollen, for the marine share; may be repeated.",
+    ),
+]
 OrderOption = Annotated[TaxonOrder, typer.Option("--order", help="Order of the taxa from left to right.")]
 DepthsOption = Annotated[
     Path | None,
@@ -113,6 +127,8 @@ def chart(
     taxonomy: TaxonomyOption = None,
     rank: RankOption = "genus",
     leave_out: LeaveOutOption = None,
+    marine: MarineOption = None,
+    terrestrial: TerrestrialOption = None,
     order: OrderOption = "last-occurrence",
     depths: DepthsOption = None,
     unique_scans: CopiesOption = False,
@@ -149,6 +165,8 @@ def chart(
         taxonomy=taxa,
         rank=rank,
         leave_out=tuple(leave_out or ()),
+        marine=tuple(marine or ()),
+        terrestrial=tuple(terrestrial or ()),
         order=order,
         confusion=None if confusion is None else read_confusion(confusion),
         is_corrected=correction,

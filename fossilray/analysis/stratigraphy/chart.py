@@ -16,8 +16,14 @@ from fossilray.analysis.stratigraphy.concentrations import (
 from fossilray.analysis.stratigraphy.confusion import Confusion, match_confusion, recorded_confusion
 from fossilray.analysis.stratigraphy.diversity import Diversity, describe_diversity, round_counts
 from fossilray.analysis.stratigraphy.intervals import LEVEL, ShareEstimate, estimate_shares
+from fossilray.analysis.stratigraphy.palynofacies import Palynofacies, estimate_palynofacies
 from fossilray.analysis.stratigraphy.ranges import TaxonRange, find_ranges
-from fossilray.analysis.stratigraphy.samples import CountSources, WellSamples, gather_samples
+from fossilray.analysis.stratigraphy.samples import (
+    CountSources,
+    WellSamples,
+    gather_samples,
+    sum_determined,
+)
 from fossilray.analysis.stratigraphy.taxon_grouping import TaxonGrouping, group_taxa
 from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES, Zonation, find_zones
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
@@ -57,6 +63,10 @@ class ChartOptions:
     determinations: Determinations | None = None
     """Labels of experts, which go before predictions."""
 
+    marine: tuple[str, ...] = ()
+    """Taxa or groups that are marine, for the marine share."""
+    terrestrial: tuple[str, ...] = ()
+
     @property
     def sources(self) -> CountSources:
         """What names the objects."""
@@ -86,6 +96,7 @@ class WellChart:
     """The range of each taxon."""
     concentrations: Concentrations | None
     """None if no sample has a spike."""
+    palynofacies: Palynofacies
     diversity: tuple[Diversity, ...]
     rarefaction_size: int
     """Number of objects to which samples are rarefied; 0 if no sample is well sampled."""
@@ -188,6 +199,15 @@ def chart_samples(well_samples: WellSamples, options: ChartOptions) -> WellChart
         estimate=estimate,
         ranges=tuple(ranges[taxon] for taxon in order),
         concentrations=None if concentrations is None else concentrations.of_taxa(order),
+        palynofacies=estimate_palynofacies(
+            well_samples,
+            names,
+            grouping,
+            confusion=confusion,
+            sides=(options.marine, options.terrestrial),
+            level=options.level,
+            seed=options.seed,
+        ),
         diversity=tuple(
             describe_diversity(round_counts(shares, total), rarefaction_size=rarefaction_size)
             for shares, total in zip(estimate.shares, totals.tolist(), strict=True)
@@ -234,20 +254,6 @@ def _why_no_taxa(well_samples: WellSamples) -> str:
         f"{source} determines no object of well {well_samples.well}, and there are no predictions; label objects of "
         "its slides, or run `fossilray classify run`"
     )
-
-
-def sum_determined(
-    well_samples: WellSamples, names: Sequence[str], taxon_of_name: Sequence[int], taxa: int
-) -> NDArray[np.int64]:
-    """Return determined objects (samples, taxa). taxon_of_name: the taxon of each of `names`; -1: left out."""
-    counts = np.zeros((len(well_samples.samples), taxa), np.int64)
-    counted = well_samples.determined
-    if counted is not None:
-        taxon_of = dict(zip(names, taxon_of_name, strict=True))
-        for column, name in enumerate(counted.names):
-            if taxon_of[name] >= 0:
-                counts[:, taxon_of[name]] += counted.counts[:, column]
-    return counts
 
 
 def _with_markers(determined: NDArray[np.int64], well_samples: WellSamples) -> NDArray[np.int64] | None:

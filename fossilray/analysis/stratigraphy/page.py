@@ -17,9 +17,11 @@ from fossilray.analysis.stratigraphy.diversity import rarefy, round_counts
 from fossilray.analysis.stratigraphy.expert.comparison import ExpertComparison, describe_comparison
 from fossilray.analysis.stratigraphy.expert.files import draw_comparison, expert_tables
 from fossilray.analysis.stratigraphy.match import MatchedWells, describe_match, draw_match
+from fossilray.analysis.stratigraphy.palynofacies import describe_palynofacies
 from fossilray.analysis.stratigraphy.print_style import INK, QUIET, print_style, to_bytes
 from fossilray.analysis.stratigraphy.range_chart import GROUP_COLOURS, draw_chart
 from fossilray.analysis.stratigraphy.tables import match_table, well_tables
+from fossilray.analysis.stratigraphy.ternary import draw_ternary
 from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES
 from fossilray.core.atomic_files import write_atomically
 from fossilray.core.text import list_some, strip_control_characters
@@ -51,6 +53,9 @@ def write_chart(
         figures["concentration"] = draw_chart(chart, measure="concentration")
     if chart.well_sampled:
         figures["rarefaction"] = draw_rarefaction(chart)
+    if chart.palynofacies.facies is not None:
+        depths = [sample.interval for sample in chart.well_samples.samples]
+        figures["palynofacies"] = draw_ternary(chart.palynofacies.facies.shares, depths)
     if matched is not None:
         figures["correlation"] = draw_match(matched)
     files = well_tables(chart)
@@ -114,6 +119,7 @@ def describe_findings(chart: WellChart, matched: MatchedWells | None = None) -> 
     yield from _describe_samples(chart)
     yield from _describe_ranges(chart)
     yield from _describe_concentrations(chart)
+    yield from describe_palynofacies(chart.palynofacies, len(samples), level=chart.options.level)
     for taxon, labels in chart.grouping.merged:
         yield f"{taxon} includes {', '.join(labels)}"
     if chart.grouping.unknown:

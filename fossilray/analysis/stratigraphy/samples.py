@@ -169,6 +169,20 @@ def gather_samples(
     return samples_of_slides(store, slides, predictions, sources)
 
 
+def sum_determined(
+    well_samples: WellSamples, names: Sequence[str], taxon_of_name: Sequence[int], taxa: int
+) -> NDArray[np.int64]:
+    """Return determined objects (samples, taxa). taxon_of_name: the taxon of each of `names`; -1: left out."""
+    counts = np.zeros((len(well_samples.samples), taxa), np.int64)
+    counted = well_samples.determined
+    if counted is not None:
+        taxon_of = dict(zip(names, taxon_of_name, strict=True))
+        for column, name in enumerate(counted.names):
+            if taxon_of[name] >= 0:
+                counts[:, taxon_of[name]] += counted.counts[:, column]
+    return counts
+
+
 def samples_of_slides(
     store: RunStore,
     slides: Sequence[SlideSummary],

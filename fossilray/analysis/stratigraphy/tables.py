@@ -12,6 +12,7 @@ from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.concentrations import Concentrations
 from fossilray.analysis.stratigraphy.determined import DISPLACED
 from fossilray.analysis.stratigraphy.match import MatchedWells
+from fossilray.analysis.stratigraphy.palynofacies import PARTS
 from fossilray.analysis.stratigraphy.samples import WellSample
 
 
@@ -30,6 +31,11 @@ def well_tables(chart: WellChart) -> dict[str, bytes]:
         "samples.csv": write_csv(_SAMPLES, _sample_rows(chart)),
         "ranges.csv": write_csv(_RANGES, _range_rows(chart)),
         "zones.csv": write_csv(_ZONES, _zone_rows(chart)),
+        **(
+            {"palynofacies.csv": write_csv(_PALYNOFACIES, _palynofacies_rows(chart))}
+            if chart.palynofacies.is_known
+            else {}
+        ),
         **(
             {}
             if chart.concentrations is None
@@ -71,6 +77,13 @@ _RANGES = (
 _CONCENTRATIONS = (
     "well", "measured_depth_m", "top_depth_m", "base_depth_m", "sample_type", "taxon", "markers", "grains_per",
     "concentration", "concentration_low", "concentration_high",
+)  # fmt: skip
+_PALYNOFACIES = (
+    "well", "measured_depth_m", "top_depth_m", "base_depth_m", "sample_type", "particles",
+    *(f"{part.replace(' ', '_')}_percent{end}" for part in PARTS for end in ("", "_low", "_high")),
+    "marine_and_terrestrial", *(f"marine_percent{end}" for end in ("", "_low", "_high")),
+    *(f"marine_to_terrestrial{end}" for end in ("", "_low", "_high")),
+    "labelled_palynomorphs", "reworked", *(f"reworked_percent{end}" for end in ("", "_low", "_high")),
 )  # fmt: skip
 _ZONES = ("step", "zones", "reduction_percent", "broken_stick_percent", "border_m")
 
@@ -124,6 +137,38 @@ def _concentration_rows(chart: WellChart, concentrations: Concentrations) -> Ite
                     for values in (concentrations.values, concentrations.low, concentrations.high)
                 ),
             )  # fmt: skip
+
+
+def _palynofacies_rows(chart: WellChart) -> Iterable[Sequence[object]]:
+    """Yield a row for each sample; what is not known is empty."""
+    facies = chart.palynofacies.facies
+    marine, reworking = chart.palynofacies.marine, chart.palynofacies.reworking
+    for row, sample in enumerate(chart.well_samples.samples):
+        cells: list[object] = [None] * 10
+        if facies is not None:
+            cells = [round(float(facies.objects[row]))]
+            for part in range(len(PARTS)):
+                cells += _percents(facies.shares[row, part], facies.low[row, part], facies.high[row, part])
+        if marine is None:
+            cells += [None] * 7
+        else:
+            ends = [float(values[row, 0]) for values in (marine.shares, marine.low, marine.high)]
+            cells += [round(float(marine.objects[row])), *_percents(*ends), *map(_to_ratio, ends)]
+        if reworking is None:
+            cells += [None] * 5
+        else:
+            cells += [int(reworking.labelled[row]), int(reworking.reworked[row])]
+            cells += _percents(reworking.shares[row], reworking.low[row], reworking.high[row])
+        yield (chart.well, *depth_columns(sample), *cells)
+
+
+def _percents(*shares: float) -> list[float | None]:
+    return [round(100 * float(share), 2) if np.isfinite(share) else None for share in shares]
+
+
+def _to_ratio(share: float) -> float | None:
+    """Return marine objects for each terrestrial one; None without an object, or without a terrestrial one."""
+    return float(f"{share / (1 - share):.4g}") if np.isfinite(share) and share < 1 else None
 
 
 def _interval_rows(chart: WellChart) -> Iterable[Sequence[object]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.stratigraphy.chart import WellChart, sum_determined
+from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.expert.agreement import (
     FALSE_DISCOVERY_RATE,
     Recount,
@@ -25,7 +25,7 @@ from fossilray.analysis.stratigraphy.expert.ordination import (
     match_ordinations,
 )
 from fossilray.analysis.stratigraphy.intervals import ShareEstimate, draw_shares, estimate_shares, wilson
-from fossilray.analysis.stratigraphy.samples import WellSample
+from fossilray.analysis.stratigraphy.samples import WellSample, sum_determined
 from fossilray.core.text import counted, list_some
 from fossilray.store import RunStore
 

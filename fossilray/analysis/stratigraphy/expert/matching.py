@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.stratigraphy.chart import WellChart, sum_determined
+from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.expert.counts import ExpertCount, ExpertCounts, ExpertSample
-from fossilray.analysis.stratigraphy.samples import WellSample
+from fossilray.analysis.stratigraphy.samples import WellSample, sum_determined
 from fossilray.core.site_names import normalise_well, well_key
 from fossilray.core.text import counted, list_some
 from fossilray.labels.taxonomy import lineage_of, taxon_key
