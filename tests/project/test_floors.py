@@ -39,8 +39,8 @@ MAY_IMPORT = {
     "analysis": (
         "core render store models slides/slide slides/identity slides/fields slides/file_kinds slides/properties "
         "slides/limits slides/clear_field labels/load labels/current labels/label labels/label_set labels/embed "
-        "labels/taxonomy labels/determinations labels/audit processing/inference processing/detection "
-        "processing/crops training/curation"
+        "labels/taxonomy labels/occurrence labels/determinations labels/audit processing/inference "
+        "processing/detection processing/crops training/curation"
     ),
     "jobs": "core store models slides processing training analysis/search",
     "serve": "core store slides labels analysis/specimens analysis/identify analysis/stratigraphy",

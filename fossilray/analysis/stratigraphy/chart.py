@@ -199,15 +199,7 @@ def chart_samples(well_samples: WellSamples, options: ChartOptions) -> WellChart
         estimate=estimate,
         ranges=tuple(ranges[taxon] for taxon in order),
         concentrations=None if concentrations is None else concentrations.of_taxa(order),
-        palynofacies=estimate_palynofacies(
-            well_samples,
-            names,
-            grouping,
-            confusion=confusion,
-            sides=(options.marine, options.terrestrial),
-            level=options.level,
-            seed=options.seed,
-        ),
+        palynofacies=_palynofacies_of(well_samples, names, grouping, confusion, options),
         diversity=tuple(
             describe_diversity(round_counts(shares, total), rarefaction_size=rarefaction_size)
             for shares, total in zip(estimate.shares, totals.tolist(), strict=True)
@@ -217,6 +209,24 @@ def chart_samples(well_samples: WellSamples, options: ChartOptions) -> WellChart
         zonation=find_zones(_renormalise(estimate.shares[list(well_sampled)]), number=options.zones)
         if has_zones
         else None,
+    )
+
+
+def _palynofacies_of(
+    well_samples: WellSamples,
+    names: Sequence[str],
+    grouping: TaxonGrouping,
+    confusion: Confusion | None,
+    options: ChartOptions,
+) -> Palynofacies:
+    return estimate_palynofacies(
+        well_samples,
+        names,
+        grouping,
+        confusion=confusion,
+        sides=(options.marine, options.terrestrial),
+        level=options.level,
+        seed=options.seed,
     )
 
 

@@ -105,7 +105,8 @@ def estimate_palynofacies(
         missing.append(
             "no palynofacies: no object is labelled or predicted as amorphous matter, wood or cuticle"
         )
-    marine, neither = None, ()
+    marine: ShareEstimate | None = None
+    neither: tuple[str, ...] = ()
     if any(sides):
         side_of_name, neither = _sides(names, grouping, *sides)
         marine = shares(side_of_name, 2, np.zeros((len(well.samples), 2), np.int64))
@@ -186,21 +187,21 @@ def _reworking(
     return Reworking(labelled, reworked, shares, low, high)
 
 
-def describe_palynofacies(found: Palynofacies, samples: int, *, level: float) -> Iterator[str]:
+def describe_palynofacies(composition: Palynofacies, samples: int, *, level: float) -> Iterator[str]:
     """Describe palynofacies of a number of samples in sentences."""
-    if found.facies is not None:
+    if composition.facies is not None:
         yield "palynofacies, mean of the samples: " + ", ".join(
             f"{100 * share:.0f} % {part}"
-            for part, share in zip(PARTS, np.nanmean(found.facies.shares, axis=0).tolist(), strict=True)
+            for part, share in zip(PARTS, np.nanmean(composition.facies.shares, axis=0).tolist(), strict=True)
         )
-    if found.marine is not None:
+    if composition.marine is not None:
         yield from _describe_range(
-            "marine palynomorphs, of marine and terrestrial ones", found.marine.shares[:, 0]
+            "marine palynomorphs, of marine and terrestrial ones", composition.marine.shares[:, 0]
         )
-        if found.neither:
-            yield f"neither marine nor terrestrial, and in no marine share: {list_some(found.neither, most=12)}"
-    if found.reworking is not None:
-        total, labelled = int(found.reworking.reworked.sum()), int(found.reworking.labelled.sum())
+        if composition.neither:
+            yield f"neither marine nor terrestrial, and in no marine share: {list_some(composition.neither, most=12)}"
+    if composition.reworking is not None:
+        total, labelled = int(composition.reworking.reworked.sum()), int(composition.reworking.labelled.sum())
         low, high = (
             float(end[0])
             for end in wilson(np.array([float(total)]), np.array([float(labelled)]), level=level)
@@ -209,8 +210,8 @@ def describe_palynofacies(found: Palynofacies, samples: int, *, level: float) ->
             f"reworked: {total:,} of {labelled:,} labelled palynomorphs in {samples} samples, "
             f"{100 * total / labelled:.1f} % ({100 * low:.1f} to {100 * high:.1f} % if they were labelled at random)"
         )
-    if found.facies is not None or found.marine is not None or found.reworking is not None:
-        yield from found.missing
+    if composition.facies is not None or composition.marine is not None or composition.reworking is not None:
+        yield from composition.missing
 
 
 def _describe_range(what: str, shares: NDArray[np.float64]) -> Iterator[str]:

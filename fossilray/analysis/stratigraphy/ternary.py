@@ -57,7 +57,7 @@ def draw_ternary(shares: NDArray[np.float64], labels: Sequence[str]) -> Figure:
             s=34,
             zorder=3,
         )
-        named = [label for label, is_known in zip(labels, known.tolist(), strict=True) if is_known]
+        named = [labels[row] for row in np.flatnonzero(known).tolist()]
         for (x, y), label in zip(points.tolist(), named if len(named) <= _MOST_NAMED else (), strict=False):
             panel.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=6.5, color=INK)
         return figure
@@ -78,15 +78,13 @@ def _draw_frame(panel: Axes) -> None:
                 linewidth=1.0 if is_rim else 0.6,
                 zorder=1,
             )
-    for corner, (name, place, alignment) in enumerate(
-        zip(PARTS, ((0, 6), (0, -12), (0, -12)), ("center", "center", "center"), strict=True)
-    ):
+    for corner, name in enumerate(PARTS):
         panel.annotate(
             f"{name}, 100 %",
             tuple(_CORNERS[corner]),
-            xytext=place,
+            xytext=(0, 6 if corner == 0 else -12),
             textcoords="offset points",
-            ha=alignment,
+            ha="center",
             fontsize=8,
             color=QUIET,
         )
