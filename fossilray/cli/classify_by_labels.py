@@ -87,7 +87,7 @@ def classify_by_labels(
 
     if labels is None:
         raise UsageError(
-            "a classifier learns from labels: give --labels FOLDER, a label set that `fossilray serve` or "
+            "labels are missing: give --labels FOLDER, a label set that `fossilray serve` or "
             "`fossilray labels import` made"
         )
     store = open_store(run, config, set_)

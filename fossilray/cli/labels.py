@@ -10,6 +10,7 @@ import typer
 
 from fossilray.cli.options import (
     OBJECTS_RUN_HELP,
+    AnnotatorOption,
     ConfigOption,
     ObjectsOption,
     SetOption,
@@ -34,10 +35,6 @@ _MAX_CONFLICTS = 20
 LabelSetArgument = Annotated[
     Path,
     typer.Argument(metavar="LABELS", help="Folder of a label set, which `fossilray labels import` made."),
-]
-AnnotatorOption = Annotated[
-    str | None,
-    typer.Option(help="Annotator, where the source does not name one; default: your login name."),
 ]
 RoundOption = Annotated[
     int | None,
@@ -229,7 +226,7 @@ def status_in_run(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Compare a label set with a run: labels of its objects, labels matched by position, and those without partner."""
+    """Compare a label set with a run: labels of its objects, labels matched by position, and unmatched ones."""
     from fossilray.labels.current import labels_of_run
 
     store = open_store(run, config, set_)

@@ -220,6 +220,12 @@ DeterminedOption = Annotated[
         "there are any.",
     ),
 ]
+AnnotatorOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Annotator of the labels; default: the one that the source names, else your login name."
+    ),
+]
 UncertainOption = Annotated[
     UncertainLabels,
     typer.Option(

@@ -89,7 +89,7 @@ def query_run(
     sql: Annotated[
         str,
         typer.Argument(
-            help="SQL over the views objects, slides, failures, catalog, predictions and embeddings."
+            help="SQL over the views objects, slides, samples, failures, catalog, predictions and embeddings."
         ),
     ],
     form: TableFormatOption = None,

@@ -9,6 +9,7 @@ import typer
 
 from fossilray.cli.options import (
     AUDIT_HELP,
+    AnnotatorOption,
     BackboneOption,
     ConfigOption,
     NamingHeadOption,
@@ -41,10 +42,7 @@ def serve(
     backbone: BackboneOption = "bundled",
     audit: Annotated[Path | None, typer.Option("--audit", help=AUDIT_HELP)] = None,
     slides: SlideFolderOption = None,
-    annotator: Annotated[
-        str | None,
-        typer.Option(help="Annotator, where the source does not name one; default: your login name."),
-    ] = None,
+    annotator: AnnotatorOption = None,
     annotators: Annotated[
         Path | None,
         typer.Option(

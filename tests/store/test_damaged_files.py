@@ -53,6 +53,8 @@ OWN_WORDS = {
     "jobs/scheduler/autoscaler.py",  # what Ray keeps in its memory
     "cli/submit.py",  # an option of the command line
     "store/derived/derived_store.py",  # what was encoded a line before
+    "serve/decode_worker.py",  # what the server and the process that decodes its uploads write to each other
+    "serve/decoding.py",
 }
 """Where json.loads reads no file."""
 

@@ -51,7 +51,7 @@ class IdentifiedObject(_Result):
     set_size: int | None = Field(description="Classes in the prediction set; None without a calibrated head.")
     novelty_p: float | None = Field(description="Small where the object is like nothing labelled.")
     is_novel: bool
-    taxon: str | None = Field(description="The name that the head can defend, of the finest rank.")
+    taxon: str | None = Field(description="The name at the finest rank at which the head is reliable.")
     rank: TaxonRank | None
     sentence: str = Field(description="The result in words.")
     nearest_labelled: tuple[NearSpecimen, ...]
