@@ -181,8 +181,8 @@ RANKED_PREDICTIONS_SCHEMA = pa.schema(
 )
 """Predictions of a head with taxa.
 
-`taxon`: the name at the finest rank at which the prediction is reliable, null if there is none; `rank`: its rank, null for a
-class that is no taxon.
+`taxon`: the name at the finest rank at which the prediction is reliable, null if there is none; `rank`: its rank, null
+for a class that is no taxon.
 """
 
 
