@@ -86,7 +86,7 @@ ExportLabelsOption = Annotated[
     Path | None,
     typer.Option(
         "--labels",
-        help="Labelled crops of the run, a label set; they take precedence over predictions in dwca, tilia, stratabugs.",
+        help="Labelled crops of the run, a label set; in dwca, tilia and stratabugs they precede predictions.",
     ),
 ]
 ExportWellOption = Annotated[
