@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,10 @@ from fossilray.cli.options import (
 from fossilray.cli.output import print_line
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UsageError
+from fossilray.core.text import list_some
+
+if TYPE_CHECKING:
+    from fossilray.store import RunStore
 
 ChartFolderOption = Annotated[
     Path,
@@ -119,7 +123,10 @@ ExpertOption = Annotated[
 
 def chart(
     run: RunArgument,
-    well: Annotated[str, typer.Option(help="Name of the well, as the catalog has it.")],
+    well: Annotated[
+        str | None,
+        typer.Option(help="Name of the well, as the catalog has it.", show_default="the only one"),
+    ] = None,
     out_dir: ChartFolderOption = Path("chart"),
     predictions: PredictionsOption = None,
     labels: DeterminedOption = None,
@@ -161,6 +168,7 @@ def chart(
         require_predictions(predictions, because="a range chart without --labels counts predicted genera")
     taxa = None if taxonomy is None else read_taxonomy(taxonomy)
     store = open_store(run, config, set_)
+    well = only_well(store) if well is None else well
     options = ChartOptions(
         taxonomy=taxa,
         rank=rank,
@@ -193,3 +201,19 @@ def chart(
     for sentence in () if compared is None else describe_comparison(compared):
         print_line(sentence)
     print_line(f"page: {page}")
+
+
+def only_well(store: RunStore) -> str:
+    """Return the name of the well of a run that has one.
+
+    Raises:
+        UsageError: the run has no well, or several; the message names some.
+    """
+    wells = sorted({summary.well for summary in store.summaries()} - {None, ""})
+    if len(wells) == 1:
+        return str(wells[0])
+    if not wells:
+        raise UsageError(
+            f"no slide of {store.url} has a well; `fossilray samples export` writes a table in which you can give them"
+        )
+    raise UsageError(f"name one of the {len(wells)} wells by --well: {list_some(wells, most=12)}")

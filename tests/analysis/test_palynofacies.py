@@ -129,6 +129,16 @@ def test_labels_alone_make_a_ternary_diagram_a_marine_share_and_a_reworked_share
         assert message in str(refused.exception)
 
 
+def test_the_only_well_need_not_be_named(run: RunStore, tmp_path: Path) -> None:
+    of_two = invoke(
+        "chart", run.url, "--labels", label_objects(run, tmp_path / "two", [("a-2030", 0, "Alnus")])
+    )
+    assert "name one of the 2 wells by --well" in str(of_two.exception)
+    one = write_small_run(tmp_path / "run", counts={"a-2030": 4}, embeddings=False)
+    labels = label_objects(one, tmp_path / "one", [("a-2030", 0, "Alnus")])
+    assert f"well {WELL}" in run_command("chart", one.url, "--labels", labels, "--out", tmp_path / "chart")
+
+
 def test_without_kinds_groups_and_labels_there_is_nothing_to_show(run: RunStore, tmp_path: Path) -> None:
     labels = label_objects(run, tmp_path / "labels", [("a-2030", 0, "Alnus")])
     run_command("chart", run.url, "--well", WELL, "--labels", labels, "--out", tmp_path / "chart")
