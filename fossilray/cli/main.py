@@ -114,6 +114,11 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
             },
             default="all",
         ),
+        "identify": identify.identify,
+        "audit": Subcommands(
+            "Measure on a random sample how many predictions are wrong.",
+            {"draw": audit.draw_sample, "report": audit.report_wrong},
+        ),
         "calls": discovery.calls,
         "discover": discovery.discover,
         "explain": explain.explain,
@@ -140,10 +145,6 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
                 "liu2022": "transfer",
             },
         ),
-        "audit": Subcommands(
-            "Measure on a random sample how many predictions are wrong.",
-            {"draw": audit.draw_sample, "report": audit.report_wrong},
-        ),
     },
     "Search by similarity": {
         "index": Subcommands(
@@ -151,7 +152,6 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
             {"build": similar.build, "status": similar.index_status, "duplicates": similar.duplicates},
         ),
         "similar": similar.similar,
-        "identify": identify.identify,
     },
     "Work on a cluster": {
         "submit": submit.submit,
