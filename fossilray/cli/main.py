@@ -115,20 +115,22 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
             default="all",
         ),
         "identify": identify.identify,
-        "audit": Subcommands(
-            "Measure on a random sample how many predictions are wrong.",
-            {"draw": audit.draw_sample, "report": audit.report_wrong},
-        ),
-        "calls": discovery.calls,
         "discover": discovery.discover,
-        "explain": explain.explain,
     },
-    "Train and evaluate": {
+    "Train backbones": {
         "curate": train.curate,
         "train": Subcommands(
             "Train backbones.", {"backbone": train.train_backbone, "metric": train.train_metric}
         ),
         "embed": inference.embed,
+    },
+    "Check predictions": {
+        "calls": discovery.calls,
+        "audit": Subcommands(
+            "Measure on a random sample how many predictions are wrong.",
+            {"draw": audit.draw_sample, "report": audit.report_wrong},
+        ),
+        "explain": explain.explain,
         "evaluate": Subcommands(
             "Evaluate a backbone on labelled crops by published protocols.",
             {

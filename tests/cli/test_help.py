@@ -113,7 +113,7 @@ def test_help_of_every_command_is_a_sentence_in_the_imperative() -> None:
 
 
 def test_published_names_are_other_names_of_the_same_evaluation() -> None:
-    group = COMMANDS["Train and evaluate"]["evaluate"]
+    group = COMMANDS["Check predictions"]["evaluate"]
     assert isinstance(group, Subcommands)
     assert group.aliases == {
         "martinsen2024": "classification",
