@@ -56,7 +56,7 @@ def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_ne
         tmp_path / "marks",
         counts=counts_of(sound_run),
         address=shared_ray,
-        more=("workers.max_deaths=1", "workers.stall_minutes=0.4", "workers.memory_gb=1.5"),
+        more=("workers.max_deaths=1", "workers.stall_minutes=0.1", "workers.memory_gb=1.5"),
     )
     assert store.committed() == set("defg")
     assert {failure.slide_id: failure.error for failure in result.failures} == {

@@ -58,7 +58,7 @@ def test_continuous_integration_runs_the_second_command() -> None:
     assert "<!-- tests -->" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     command = re.search(r"<!-- tests -->\s*```bash\n(.*?)```", README, re.DOTALL)
     assert command is not None
-    assert command[1].strip().endswith("-m pytest -n 3")
+    assert command[1].strip().endswith("-m pytest -n 2")
 
 
 def test_the_demo_finds_what_was_painted(demo: Demo) -> None:

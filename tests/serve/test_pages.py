@@ -158,6 +158,7 @@ def test_the_run_is_shown_and_hostile_names_are_text(page: Page, served: Served)
 def test_crops_are_named_by_keys_alone_and_undone(page: Page, served: Served) -> None:
     page.goto(f"{served.address}label?slide=a-2030")
     page.wait_for_selector(".crop.at")
+    page.wait_for_selector(".hint:has-text('type a name')")
     page.keyboard.press("Enter")  # accepts the prediction
     accepted = page.locator(".crop").nth(0).locator(".name").inner_text()
     page.keyboard.press("Shift+ArrowRight")
@@ -236,6 +237,7 @@ def test_a_query_is_typed_run_and_stands_in_the_address(page: Page, served: Serv
 def test_what_is_typed_while_the_server_is_down_arrives_later(page: Page, served: Served) -> None:
     page.goto(f"{served.address}label?slide=b-2050")
     page.wait_for_selector(".crop.at")
+    page.wait_for_selector(".hint:has-text('type a name')")
     served.kill()
     for _ in range(5):
         page.keyboard.press("Enter")
