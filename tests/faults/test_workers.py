@@ -65,7 +65,8 @@ def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_ne
         "c": "MemoryExceeded",
     }
     assert all(failure.quarantined for failure in result.failures)
-    assert len(list((tmp_path / "marks").iterdir())) == 3
+    marks = {path.name for path in (tmp_path / "marks").iterdir()}
+    assert marks - {"b.1"} == {"a.0", "b.0", "c.0"}  # a slide that hangs may be copied as a straggler
     assert sum("quarantined" in line for line in display.messages) == 3
 
 
