@@ -24,6 +24,7 @@ from fossilray.cli.options import (
 from fossilray.cli.output import print_line
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UsageError
+from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.core.text import list_some
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ ExpertOption = Annotated[
 ]
 
 
+NO_WELLS = (
+    "no slide of the run has a well; `fossilray samples export` writes a table in which you can give them"
+)
+
+
 def chart(
     run: RunArgument,
     well: Annotated[
@@ -209,11 +215,21 @@ def only_well(store: RunStore) -> str:
     Raises:
         UsageError: the run has no well, or several; the message names some.
     """
-    wells = sorted({summary.well for summary in store.summaries()} - {None, ""})
+    wells = list(depths_by_well(store))
     if len(wells) == 1:
-        return str(wells[0])
+        return wells[0]
     if not wells:
-        raise UsageError(
-            f"no slide of {store.url} has a well; `fossilray samples export` writes a table in which you can give them"
-        )
+        raise UsageError(NO_WELLS)
     raise UsageError(f"name one of the {len(wells)} wells by --well: {list_some(wells, most=12)}")
+
+
+def depths_by_well(store: RunStore) -> dict[str, int]:
+    """Return the wells of a run's committed slides by name, with their number of different depths.
+
+    Slides without a well are in none of them.
+    """
+    grouped = store.summaries_table().group_by("well").aggregate([("measured_depth_m", "count_distinct")])
+    counts = zip(
+        *(grouped[name].to_pylist() for name in ("well", "measured_depth_m_count_distinct")), strict=True
+    )
+    return dict(sorted((well, depths) for well, depths in counts if well != UNASSIGNED_WELL))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.chart import LeaveOutOption
+from fossilray.cli.chart import NO_WELLS, LeaveOutOption, depths_by_well
 from fossilray.cli.classify import (
     ClassRankOption,
     HoldOutOption,
@@ -17,6 +16,7 @@ from fossilray.cli.classify import (
     naming_of,
     print_scores,
 )
+from fossilray.cli.inference import classify_run_and_print
 from fossilray.cli.labelled import embed_crops, load_labelled, print_label_report
 from fossilray.cli.options import (
     ClusterOption,
@@ -36,10 +36,12 @@ from fossilray.cli.options import (
     settings,
 )
 from fossilray.cli.output import print_line, working
-from fossilray.cli.running import print_result, stop_on_sigterm
 from fossilray.core.errors import UsageError
+from fossilray.core.text import list_some
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fossilray.analysis.stratigraphy.chart import ChartOptions
     from fossilray.labels.agreement import Naming
     from fossilray.models.heads import Head
@@ -91,12 +93,17 @@ def classify_by_labels(
             "`fossilray labels import` made"
         )
     store = open_store(run, config, set_)
+    wells = _wells_to_chart(store, well)
     out_dir.mkdir(parents=True, exist_ok=True)
     naming = naming_of(rank, taxonomy, not_fossils, uncertain)
     head_file = out_dir / "head.safetensors"
     head = _train(labels, run, config, set_, head_file, naming=naming, kind=kind, over=hold_out, seed=seed)
     name = _name_of(head_file)
-    _classify(run, head_file, name, config, set_, workers=workers, coverage=coverage, address=address)
+    result = classify_run_and_print(
+        run, head_file, settings(config, set_, workers), coverage=coverage, name=name, address=address
+    )
+    if result.stopped:
+        raise typer.Exit(result.strict_exit_code)
     if head.meta.uncertainty is not None:
         _print_confident(store, name, wrong_share=wrong_share)
     taxa = None if taxonomy is None else read_taxonomy(taxonomy)
@@ -114,7 +121,7 @@ def classify_by_labels(
     with working("report"):
         page = write_report(store, out_dir / "report.html", head=name, labels=labels)
     print_line(f"report: {page}")
-    _chart_wells(store, well, options, out_dir)
+    _chart_wells(store, wells, options, out_dir / "charts", is_named=well is not None)
     print_line(
         f"label what helps most next: `fossilray suggest {shlex.quote(run)} --labels {shlex.quote(str(labels))} "
         f"--head {shlex.quote(str(head_file))} --out suggestions`"
@@ -161,37 +168,6 @@ def _name_of(head_file: Path) -> str:
     return f"labels-{head_digest(head_file)[:8]}"
 
 
-def _classify(
-    run: str,
-    head_file: Path,
-    name: str,
-    config: str | None,
-    set_: list[str] | None,
-    *,
-    workers: int | None,
-    coverage: float,
-    address: str,
-) -> None:
-    """Classify the run by a head, and end the command if the job stopped before its end."""
-    from fossilray.cli.output import out
-    from fossilray.jobs.inference import classify_run
-    from fossilray.jobs.progress import choose_display
-
-    result = classify_run(
-        run,
-        head_file,
-        settings(config, set_, workers),
-        coverage=coverage,
-        name=name,
-        address=address,
-        display=choose_display(out),
-        stop=stop_on_sigterm(),
-    )
-    print_result(result, run, things="objects classified")
-    if result.stopped:
-        raise typer.Exit(result.strict_exit_code)
-
-
 def _print_confident(store: RunStore, name: str, *, wrong_share: float) -> None:
     from fossilray.analysis.discovery.confident_predictions import select_confident
 
@@ -204,37 +180,48 @@ def _print_confident(store: RunStore, name: str, *, wrong_share: float) -> None:
     )
 
 
-def _chart_wells(store: RunStore, well: str | None, options: ChartOptions, out_dir: Path) -> None:
-    """Chart one well, or all; a well that cannot be charted is named with the reason."""
+def _wells_to_chart(store: RunStore, well: str | None) -> list[str]:
+    """Return the wells to chart: the one that is named, or those with depths; print which are left out.
+
+    Raises:
+        UsageError: the run has no well of this name.
+    """
+    depths = depths_by_well(store)
+    if well is not None and well not in depths:
+        raise UsageError(f"the run has no well {well!r}; it has {list_some(depths, most=12) or 'none'}")
+    if well is not None:
+        return [well]
+    if not depths:
+        print_line(f"no chart: {NO_WELLS}")
+    without = [name for name, number in depths.items() if not number]
+    if without:
+        print_line(f"no chart of {len(without)} wells whose slides have no depth; see `fossilray samples`")
+    wells = [name for name, number in depths.items() if number]
+    if len(wells) > MOST_WELLS:
+        print_line(f"charts of {MOST_WELLS} of {len(wells)} wells; name another by --well")
+    return wells[:MOST_WELLS]
+
+
+def _chart_wells(
+    store: RunStore, wells: Sequence[str], options: ChartOptions, out_dir: Path, *, is_named: bool
+) -> None:
+    """Chart wells, each into a folder of its own; one that cannot be charted is named with the reason.
+
+    Raises:
+        UsageError: the only well, which the user named, cannot be charted.
+    """
+    from fossilray.analysis.export.image_folder import folder_names
     from fossilray.analysis.stratigraphy.chart import compute_chart
     from fossilray.analysis.stratigraphy.page import describe_basis, write_chart
-    from fossilray.store.query.connection import run_query
 
-    if well is None:
-        rows = run_query(
-            store,
-            "SELECT well, count(DISTINCT measured_depth_m) AS depths FROM slides WHERE well IS NOT NULL GROUP BY well "
-            "ORDER BY well",
-        ).to_pylist()
-        wells = [row["well"] for row in rows if row["depths"]]
-        without = [row["well"] for row in rows if not row["depths"]]
-        if without:
-            print_line(
-                f"no chart of {len(without)} wells whose slides have no depth; see `fossilray samples`"
-            )
-        if len(wells) > MOST_WELLS:
-            print_line(f"charts of {MOST_WELLS} of {len(wells)} wells; name another by --well")
-            wells = wells[:MOST_WELLS]
-    else:
-        wells = [well]
     is_first = True
-    for name in wells:
+    for name, folder in folder_names(wells).items():
         try:
             with working(f"chart of {name}"):
                 charted = compute_chart(store, name, options)
-                page = write_chart(charted, out_dir / "charts" / _folder_name(name))
+                page = write_chart(charted, out_dir / folder)
         except UsageError as error:
-            if well is not None:
+            if is_named:
                 raise
             print_line(f"no chart of well {name}: {error}")
             continue
@@ -243,7 +230,3 @@ def _chart_wells(store: RunStore, well: str | None, options: ChartOptions, out_d
         is_first = False
         samples = len(charted.well_samples.samples)
         print_line(f"chart of well {name}, {samples} samples, {len(charted.taxa)} taxa: {page}")
-
-
-def _folder_name(well: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", well).strip("._") or "well"

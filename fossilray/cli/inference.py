@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
 
 from fossilray.cli.options import (
@@ -19,6 +22,10 @@ from fossilray.cli.options import (
 )
 from fossilray.cli.output import out
 from fossilray.cli.running import print_result, stop_on_sigterm
+
+if TYPE_CHECKING:
+    from fossilray.core.config import RunConfig
+    from fossilray.jobs.run_items import JobResult
 
 
 def embed(
@@ -59,13 +66,36 @@ def classify_objects(
     address: ClusterOption = "local",
 ) -> None:
     """Predict the genus of every object of a run from its embedding; the same command resumes."""
-    from fossilray.jobs.inference import classify_run as run_classifier
-    from fossilray.jobs.progress import choose_display
-
-    result = run_classifier(
+    result = classify_run_and_print(
         run,
         head,
         settings(config, set_, workers),
+        embeddings=embeddings,
+        coverage=coverage,
+        name=name,
+        address=address,
+    )
+    raise typer.Exit(result.strict_exit_code)
+
+
+def classify_run_and_print(
+    run: str,
+    head: Path,
+    config: RunConfig,
+    *,
+    embeddings: str | None = None,
+    coverage: float,
+    name: str | None,
+    address: str,
+) -> JobResult:
+    """Classify a run by a head with the progress on the terminal, print how the job ended, and return that."""
+    from fossilray.jobs.inference import classify_run
+    from fossilray.jobs.progress import choose_display
+
+    result = classify_run(
+        run,
+        head,
+        config,
         embeddings=embeddings,
         coverage=coverage,
         name=name,
@@ -74,4 +104,4 @@ def classify_objects(
         stop=stop_on_sigterm(),
     )
     print_result(result, run, things="objects classified")
-    raise typer.Exit(result.strict_exit_code)
+    return result

@@ -1,18 +1,16 @@
-"""SQL over a run from the pages: one query at a time for each of a few people, with results as JSON, CSV or Parquet."""
+"""SQL over a run from the pages: two queries at once, with results as JSON, CSV or Parquet."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import threading
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from fossilray.core.errors import QueryError
+from fossilray.render.tables import encode_table
 from fossilray.serve.messages import ColumnMessage, QueryMessage
 from fossilray.serve.request_parts import Run
 from fossilray.serve.served_run import ServedRun
@@ -44,27 +42,15 @@ async def query(request: Request, served: Run, sql: Sql) -> QueryMessage:
 @query_router.get("/runs/{run}/query.csv", response_class=Response)
 async def query_as_csv(request: Request, served: Run, sql: Sql) -> Response:
     """The result of one SELECT as CSV; refused if it has more than a million rows."""
-    table = await _whole(request, served, sql)
-    flat = pa.table(
-        [
-            pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
-            if pa.types.is_nested(column.type)
-            else column
-            for column in table.columns
-        ],
-        names=table.column_names,
-    )
-    written = io.BytesIO()
-    pyarrow.csv.write_csv(flat, written)
-    return _file(written.getvalue(), "text/csv; charset=utf-8", "query.csv")
+    content = encode_table(await _whole(request, served, sql), "csv")
+    return _file(content, "text/csv; charset=utf-8", "query.csv")
 
 
 @query_router.get("/runs/{run}/query.parquet", response_class=Response)
 async def query_as_parquet(request: Request, served: Run, sql: Sql) -> Response:
     """The result of one SELECT as Parquet; refused if it has more than a million rows."""
-    written = io.BytesIO()
-    pq.write_table(await _whole(request, served, sql), written)
-    return _file(written.getvalue(), "application/vnd.apache.parquet", "query.parquet")
+    content = encode_table(await _whole(request, served, sql), "parquet")
+    return _file(content, "application/vnd.apache.parquet", "query.parquet")
 
 
 async def _whole(request: Request, served: ServedRun, sql: str) -> pa.Table:

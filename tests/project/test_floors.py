@@ -43,7 +43,7 @@ MAY_IMPORT = {
         "processing/detection processing/crops training/curation"
     ),
     "jobs": "core store models slides processing training analysis/search",
-    "serve": "core store slides labels analysis/specimens analysis/identify analysis/stratigraphy",
+    "serve": "core render store slides labels analysis/specimens analysis/identify analysis/stratigraphy",
     "cli": "core render store models slides labels processing training analysis evaluation jobs serve synthetic",
 }
 """Rooms, or one sub-room or file of a room."""

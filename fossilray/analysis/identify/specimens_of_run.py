@@ -17,6 +17,7 @@ from fossilray.analysis.search.search import Hit, SearchIndex
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.text import counted
 from fossilray.core.vectors import unit_vectors
+from fossilray.labels.current import attempts_of
 from fossilray.labels.label import Label
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import latest_predictions
@@ -298,7 +299,7 @@ def describe_objects(store: RunStore, objects: set[ObjectName]) -> dict[ObjectNa
         f"SELECT slide_id, object_id, width_um, height_um, well, measured_depth_m, {genus} "
         "FROM objects JOIN wanted USING (slide_id, object_id) WHERE opacity IS NOT NULL",
     )
-    attempts = {row.slide_id: row.attempt for row in store.summaries()}
+    attempts = attempts_of(store)
     return {
         (row["slide_id"], row["object_id"]): {**row, "attempt": attempts.get(row["slide_id"])}
         for row in table.to_pylist()

@@ -27,6 +27,7 @@ from fossilray.labels.taxonomy import taxon_key
 
 PARTS = ("amorphous matter", "phytoclasts", "palynomorphs")
 _PART_OF_KIND = {"amorphous matter": 0, "wood": 1, "cuticle": 1}
+_KINDS = {taxon_key(kind) for kind in OBJECT_KINDS}
 _REWORKED = "reworked"
 _PALYNOMORPHS_APART = (_REWORKED, UNCERTAIN, UNNAMED)
 """Labelled objects that no taxon of the assemblage counts, and that are palynomorphs."""
@@ -115,9 +116,8 @@ def estimate_palynofacies(
 
 def _parts(names: Sequence[str], grouping: TaxonGrouping) -> list[int]:
     """Return the part of each name; -1 for minerals, markers and what else is no organic particle or is left out."""
-    kinds = {taxon_key(kind) for kind in OBJECT_KINDS}
     return [
-        _PART_OF_KIND.get(taxon_key(name), -1 if taxon_key(name) in kinds or taxon < 0 else 2)
+        _PART_OF_KIND.get(taxon_key(name), -1 if taxon_key(name) in _KINDS or taxon < 0 else 2)
         for name, taxon in zip(names, grouping.taxon_of_label, strict=True)
     ]
 
@@ -149,11 +149,10 @@ def _sides(
         return next((number for number, side_keys in enumerate(keys) if ways & side_keys), -1)
 
     sides = [side(name, taxon) for name, taxon in zip(names, grouping.taxon_of_label, strict=True)]
-    kinds = {taxon_key(kind) for kind in OBJECT_KINDS}
     neither = {
         grouping.taxa[taxon]
         for number, taxon in zip(sides, grouping.taxon_of_label, strict=True)
-        if taxon >= 0 and number < 0 and taxon_key(grouping.taxa[taxon]) not in kinds
+        if taxon >= 0 and number < 0 and taxon_key(grouping.taxa[taxon]) not in _KINDS
     }
     return sides, tuple(sorted(neither))
 
@@ -210,7 +209,7 @@ def describe_palynofacies(composition: Palynofacies, samples: int, *, level: flo
             f"reworked: {total:,} of {labelled:,} labelled palynomorphs in {samples} samples, "
             f"{100 * total / labelled:.1f} % ({100 * low:.1f} to {100 * high:.1f} % if they were labelled at random)"
         )
-    if composition.facies is not None or composition.marine is not None or composition.reworking is not None:
+    if composition.is_known:
         yield from composition.missing
 
 
